@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: GPL-2.0-only WITH Linux-syscall-note */
+/*
+ * kerninst: the one contract between the planner (TypeScript), the injector
+ * (user-space C) and the kernel module.
+ *
+ * A bundle is a MessagePack map of exactly five keys, in this order:
+ *
+ *	format     str   "kerninst-bundle"
+ *	version    uint  KERNINST_VERSION
+ *	manifest   bin   MessagePack for people and reports; the kernel never sees it
+ *	payload    bin   the flat tables below; all that the kernel reads
+ *	signature  bin   detached CMS over the payload, or empty
+ *
+ * The payload is little-endian and starts with struct kerninst_payload. It
+ * holds the SHA-256 of the manifest, so the signature covers both. Tables
+ * follow the header in the order sites, forms, fixups, code; each starts at
+ * its *_offset, 8-byte aligned (code 16-byte aligned), padding is zero, and
+ * the payload ends with the code: every byte is either a field or a checked zero.
+ *
+ * Addresses are rvas: unsigned 32-bit offsets from link_base, the link-time
+ * virtual address of the kernel's _text. The running kernel lies `slide` bytes
+ * higher (KASLR; a multiple of 2 MiB). An "address of rva X" is
+ * link_base + slide + X.
+ *
+ * A *site* is one instruction that is overwritten. The splice writes, at the
+ * site's first byte, an opcode that depends on `kind`, followed by a 32-bit
+ * displacement to the site's *patch* (an offset in the code):
+ *
+ *	KERNINST_JMP   any instruction of 5 bytes or more     e9 rel32
+ *	KERNINST_CALL  a direct call, 5 bytes, e8             e8 rel32
+ *	KERNINST_JCC   a direct conditional jump, 6 bytes     0f 8x rel32, x kept
+ *
+ * Bytes of the instruction after the splice stay as they are. Before anything
+ * is written, the live bytes of every site must be the expected ones:
+ *
+ *   - form_class == 0: `expected[0..length)`, in which the 32-bit field at
+ *     reloc_offset is first adjusted by the slide (reloc_kind);
+ *   - form_class != 0: exactly one form of that class must match the first
+ *     five live bytes (a return site: the kernel rewrites it at boot). The
+ *     same form is then written, re-encoded for its new place, over the five
+ *     bytes at code offset `tail`.
+ *
+ * A *fixup* changes one field of the code when it is copied to the patch area:
+ *
+ *	KERNINST_FIX_REL32   s32 = address of rva `value` - end of instruction
+ *	KERNINST_FIX_ABS32   s32 += slide
+ *	KERNINST_FIX_PCPU32  s32 = sign-extended `value` - end of instruction
+ *	                     (a %gs:disp(%rip) operand: does not move with KASLR)
+ *	KERNINST_FIX_SLOT64  u64 = per-CPU pointer of slot `value`, what
+ *	                     incq %gs:(%reg) takes in %reg
+ *
+ * where "end of instruction" is the address of the field + 4 + `trail`.
+ * A result that does not fit its field refuses the bundle. Fixups are sorted
+ * by offset and do not overlap each other or a tail.
+ *
+ * The kernel does all of: verify the signature over exactly the bytes it then
+ * uses, check every field, the build id, the slide and every expected byte,
+ * build all patches, and only then stop the machine and write all sites, or
+ * none. Nothing is written when anything fails.
+ *
+ * The *counter heap* is per CPU and made of u64 slots. Mapped read-only from
+ * the device it is: one page with struct kerninst_heap, then for each CPU an
+ * area of cpu_stride bytes, in which slot s is the u64 at 8*s. It is alive
+ * from apply until the next apply or the unloading of the module; remove
+ * leaves it readable.
+ *
+ * A *dump* file is struct kerninst_dump, then heap_bytes bytes: the mapping
+ * above, verbatim.
+ */
+#ifndef KERNINST_UAPI_H
+#define KERNINST_UAPI_H
+
+#include <linux/types.h>
+#include <linux/ioctl.h>
+
+#define KERNINST_VERSION	1
+#define KERNINST_DEVICE		"/dev/kerninst"
+
+#define KERNINST_PAYLOAD_MAGIC	"KINSTPLD"	/* 8 bytes, no NUL */
+#define KERNINST_HEAP_MAGIC	"KINSTHEA"
+#define KERNINST_DUMP_MAGIC	"KINSTDMP"
+
+/* Limits on what comes from outside. */
+#define KERNINST_MAX_PAYLOAD	(256u << 20)
+#define KERNINST_MAX_SIGNATURE	(64u << 10)
+#define KERNINST_MAX_SITES	(1u << 20)
+#define KERNINST_MAX_FORMS	256u
+#define KERNINST_MAX_FIXUPS	(8u << 20)
+#define KERNINST_MAX_CODE	(64u << 20)	/* the module's patch area may be smaller */
+#define KERNINST_MAX_SLOTS	(1u << 20)
+
+#define KERNINST_NONE		0xffffffffu
+
+struct kerninst_payload {		/* 160 bytes */
+	__u8	magic[8];
+	__u32	version;
+	__u32	header_bytes;		/* sizeof(struct kerninst_payload) */
+	__u64	payload_bytes;		/* the whole payload */
+	__u64	link_base;
+	__u32	image_bytes;		/* every rva named here is below this */
+	__u32	text_start;		/* rva; sites lie in [text_start, text_end) */
+	__u32	text_end;
+	__u32	build_id_rva;		/* where the running kernel holds build_id */
+	__u8	build_id[20];
+	__u32	anchor_rva[3];		/* stop_machine, vmap, init_task: give the slide */
+	__u8	manifest_sha256[32];
+	__u32	site_offset;
+	__u32	site_count;
+	__u32	form_offset;
+	__u32	form_count;
+	__u32	fixup_offset;
+	__u32	fixup_count;
+	__u32	code_offset;
+	__u32	code_bytes;
+	__u32	slot_count;
+	__u32	reserved[3];		/* zero */
+};
+
+#define KERNINST_JMP		0
+#define KERNINST_CALL		1
+#define KERNINST_JCC		2
+
+#define KERNINST_RELOC_NONE	0
+#define KERNINST_RELOC_ADD	1	/* the field grows by the slide */
+#define KERNINST_RELOC_SUB	2	/* the field shrinks by the slide */
+
+struct kerninst_site {			/* 40 bytes, sorted by rva, no overlap */
+	__u32	rva;
+	__u32	patch;			/* code offset of the patch's first byte */
+	__u8	length;			/* of the instruction, 5..15 */
+	__u8	kind;			/* KERNINST_JMP, ... */
+	__u8	form_class;		/* 0: expected[]; else a class of forms */
+	__u8	reloc_kind;		/* KERNINST_RELOC_* */
+	__u32	tail;			/* code offset, or KERNINST_NONE */
+	__u8	expected[16];		/* bytes past length are zero */
+	__u8	reloc_offset;		/* of the adjusted field in expected[] */
+	__u8	reserved[7];		/* zero */
+};
+
+#define KERNINST_FORM_LITERAL	0	/* bytes[0..5) */
+#define KERNINST_FORM_JMP	1	/* e9 rel32 to rva target */
+
+struct kerninst_form {			/* 16 bytes */
+	__u8	form_class;		/* 1..255 */
+	__u8	kind;
+	__u8	bytes[6];		/* bytes[5] is zero */
+	__u32	target;			/* rva, or KERNINST_NONE */
+	__u32	reserved;		/* zero */
+};
+
+#define KERNINST_FIX_REL32	0
+#define KERNINST_FIX_ABS32	1
+#define KERNINST_FIX_PCPU32	2
+#define KERNINST_FIX_SLOT64	3
+
+struct kerninst_fixup {			/* 12 bytes */
+	__u32	offset;			/* of the field, in the code */
+	__u32	value;
+	__u8	kind;
+	__u8	trail;			/* bytes between the field and the instruction's end */
+	__u16	reserved;		/* zero */
+};
+
+#define KERNINST_HEAP_APPLIED	1	/* counting */
+#define KERNINST_HEAP_REMOVED	2	/* final */
+
+struct kerninst_heap {			/* 128 bytes, at the start of the heap's first page */
+	__u8	magic[8];
+	__u32	version;
+	__u32	header_bytes;		/* offset of CPU 0's area: one page */
+	__u8	build_id[20];
+	__u32	state;			/* KERNINST_HEAP_* */
+	__u8	payload_sha256[32];
+	__u64	slide;
+	__u32	slot_count;
+	__u32	cpu_count;
+	__u64	cpu_stride;		/* bytes between two CPUs' areas */
+	__u64	applied_ns;		/* CLOCK_REALTIME when the last site was written */
+	__u64	removed_ns;		/* 0 while applied */
+	__u64	stop_ns;		/* how long apply kept the machine stopped */
+	__u32	site_count;
+	__u32	reserved;
+};
+
+struct kerninst_dump {			/* 256 bytes */
+	__u8	magic[8];
+	__u32	version;
+	__u32	header_bytes;		/* sizeof(struct kerninst_dump) */
+	__u64	heap_bytes;
+	__u64	dumped_ns;		/* CLOCK_REALTIME */
+	__u8	host[65];		/* NUL-terminated and NUL-padded, uname's nodename */
+	__u8	release[65];		/* the same, uname's release */
+	__u8	reserved[94];		/* zero */
+};
+
+/* Why a request was refused; kerninst_request.reason. */
+#define KERNINST_OK			0
+#define KERNINST_E_TOO_LARGE		1	/* E2BIG: a limit above */
+#define KERNINST_E_MALFORMED		2	/* EINVAL: index = offset of the bad field in the payload */
+#define KERNINST_E_UNSIGNED		3	/* EKEYREJECTED: no signature */
+#define KERNINST_E_NO_KEY		4	/* ENOKEY: signed with a key that is not trusted */
+#define KERNINST_E_BAD_SIGNATURE	5	/* EKEYREJECTED: the payload or signature was altered */
+#define KERNINST_E_BUILD_ID		6	/* ESTALE: another kernel; live = its build id */
+#define KERNINST_E_SLIDE		7	/* ESTALE: the anchors do not agree on a slide */
+#define KERNINST_E_SITE_BYTES		8	/* ESTALE: index = site, live = its bytes */
+#define KERNINST_E_BUSY			9	/* EBUSY: a bundle is applied already */
+#define KERNINST_E_NOT_APPLIED		10	/* ENOENT: nothing to remove */
+#define KERNINST_E_SPACE		11	/* ENOSPC: code larger than the patch area (value) */
+#define KERNINST_E_MEMORY		12	/* ENOMEM */
+#define KERNINST_E_REACH		13	/* ERANGE: index = fixup or site whose field overflows */
+#define KERNINST_E_FOREIGN		14	/* EBUSY: remove left `value` sites that others have changed; index = the first */
+#define KERNINST_E_STOP			15	/* the machine could not be stopped */
+
+struct kerninst_request {		/* 80 bytes */
+	__u64	payload;		/* in: user pointers and lengths */
+	__u64	signature;
+	__u32	payload_bytes;
+	__u32	signature_bytes;
+	__u32	reason;			/* out, also when the ioctl fails */
+	__u32	index;			/* out */
+	__u64	value;			/* out */
+	__u64	slide;			/* out */
+	__u64	stop_ns;		/* out: how long the machine was stopped */
+	__u8	live[24];		/* out */
+};
+
+#define KERNINST_IDLE		0
+#define KERNINST_APPLIED	1
+#define KERNINST_REMOVED	2	/* the heap is still there */
+#define KERNINST_PARTIAL	3	/* removed but for sites that others changed */
+
+struct kerninst_status {		/* 120 bytes */
+	__u32	state;
+	__u32	version;		/* KERNINST_VERSION of the module */
+	__u64	heap_bytes;		/* what to map; 0: no heap */
+	__u64	patch_area_bytes;
+	__u64	code_bytes;		/* used of it */
+	__u64	slide;
+	__u64	applied_ns;
+	__u64	removed_ns;
+	__u64	stop_ns;
+	__u32	site_count;
+	__u32	slot_count;
+	__u32	foreign_sites;
+	__u32	unsigned_ok;		/* 1: this module was built to take unsigned bundles */
+	__u8	payload_sha256[32];
+	__u64	reserved;
+};
+
+#define KERNINST_IOC_CHECK	_IOWR('K', 1, struct kerninst_request)
+#define KERNINST_IOC_APPLY	_IOWR('K', 2, struct kerninst_request)
+#define KERNINST_IOC_REMOVE	_IOWR('K', 3, struct kerninst_request)
+#define KERNINST_IOC_STATUS	_IOR('K', 4, struct kerninst_status)
+
+#endif
