@@ -1,0 +1,312 @@
+#!/usr/bin/env node
+// In: what is to be run (demo, test or bench) and the recipes in corpora/kernels. Out: every tool that it needs is
+// installed, and every kernel that it needs lies complete in the cache, described by its got.json:
+//   { recipe, release, vmlinux, vmlinuz, kdir, packages: [{ name, version, bytes, sha256 }] }   paths beside got.json
+// Invariant: a kernel's folder exists only when it is complete (it is filled under another name, then renamed), and
+// nothing is skipped in silence: what cannot be had ends the run with the command that would get it.
+// Left out: building anything. Plain Node without dependencies, since it runs before them; Debian's own apt does the
+// fetching, with a private state, so that fetching and unpacking need no root and see the mirror's current lists.
+
+import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
+import {
+  closeSync, createReadStream, existsSync, mkdirSync, openSync, readFileSync, readSync, readdirSync, renameSync, rmSync,
+  statSync, writeFileSync,
+} from 'node:fs'
+import { homedir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const HERE = dirname(fileURLToPath(import.meta.url))
+const CACHE = process.env.KERNINST_CACHE ??
+  join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'kerninst')
+
+/** What each purpose boots. */
+const KERNELS = { demo: ['6.1-cloud'], test: ['6.1-cloud', '6.12-cloud'], bench: ['6.1-cloud', '6.12-cloud'] }
+
+const EXIT_USAGE = 64
+const EXIT_UNAVAILABLE = 69
+const EXIT_IO = 74
+
+class Failure extends Error {
+  constructor(exit, message) {
+    super(message)
+    this.exit = exit
+  }
+}
+
+const say = line => process.stderr.write(`prepare: ${line}\n`)
+const megabytes = bytes => `${(bytes / 1e6).toFixed(1)} MB`
+
+/** Runs a command and returns its stdout; what it says goes to our stderr. */
+function capture(command, args) {
+  const run = spawnSync(command, args, {
+    stdio: ['ignore', 'pipe', 'inherit'], encoding: 'utf8', maxBuffer: 1 << 28, env: { ...process.env, LC_ALL: 'C' },
+  })
+  if (run.error) throw new Failure(EXIT_UNAVAILABLE, `${command} cannot be run (${run.error.message})`)
+  return { status: run.status, stdout: run.stdout }
+}
+
+/** Runs a command that the user watches: all of its output goes to stderr. */
+function watched(command, args, options = {}) {
+  const run = spawnSync(command, args, {
+    stdio: ['ignore', 2, 2], ...options, env: { ...process.env, LC_ALL: 'C', DEBIAN_FRONTEND: 'noninteractive' },
+  })
+  if (run.error) throw new Failure(EXIT_UNAVAILABLE, `${command} cannot be run (${run.error.message})`)
+  return run.status === 0
+}
+
+// ---- tools ----------------------------------------------------------------------------------------------------------
+
+const onPath = name => (process.env.PATH ?? '').split(':').concat('/usr/sbin', '/sbin')
+  .map(folder => join(folder, name)).find(path => existsSync(path))
+
+/** Whether a 64-bit ELF file has no PT_INTERP: it runs in an initramfs that holds nothing else. */
+function isStatic(path) {
+  const file = openSync(path, 'r')
+  try {
+    const head = Buffer.alloc(4096)
+    const got = readSync(file, head, 0, head.length, 0)
+    if (got < 64 || head.readUInt32BE(0) !== 0x7f454c46) return false
+    const offset = Number(head.readBigUInt64LE(32))
+    const size = head.readUInt16LE(54)
+    const count = head.readUInt16LE(56)
+    for (let i = 0; i < count; i++) {
+      const at = offset + i * size
+      if (at + 4 > got) return false
+      if (head.readUInt32LE(at) === 3) return false
+    }
+    return true
+  } finally {
+    closeSync(file)
+  }
+}
+
+const LIBRARIES = ['/usr/lib/x86_64-linux-gnu', '/lib/x86_64-linux-gnu']
+const inLibraries = name => LIBRARIES.some(folder => existsSync(join(folder, name)))
+
+/** Package -> whether what is needed of it is here. */
+const TOOLS = [
+  ['gcc-12', () => onPath('gcc-12')],
+  ['libc6-dev', () => inLibraries('libc.a')],
+  ['make', () => onPath('make')],
+  ['binutils', () => onPath('ld') && onPath('objdump') && onPath('readelf') && onPath('objcopy')],
+  ['libelf1', () => inLibraries('libelf.so.1')], // the kernel's objtool is linked with it
+  ['openssl', () => onPath('openssl')],
+  ['qemu-system-x86', () => onPath('qemu-system-x86_64')],
+  ['busybox-static', () => onPath('busybox') && isStatic(onPath('busybox'))],
+]
+
+function prepareTools() {
+  const missing = TOOLS.filter(([, present]) => !present()).map(([name]) => name)
+  if (missing.length === 0) return say(`tools: all ${TOOLS.length} are here`)
+  const install = ['install', '-y', '--no-install-recommends', ...missing]
+  const byHand = `apt-get update && apt-get ${install.join(' ')}`
+  if (!onPath('apt-get')) {
+    throw new Failure(EXIT_UNAVAILABLE, `missing: ${missing.join(' ')}, and there is no apt-get here; Debian 12 has them`)
+  }
+  if (process.getuid?.() !== 0) {
+    throw new Failure(EXIT_UNAVAILABLE, `missing tools; run as root, then try again: ${byHand}`)
+  }
+  say(`tools: installing ${missing.join(' ')}`)
+  // A fresh machine's lists are empty or name files that the mirror has dropped: refresh them first.
+  if (!watched('apt-get', ['update'])) say('tools: apt-get update failed; going on with the lists that are here')
+  if (!watched('apt-get', install)) throw new Failure(EXIT_UNAVAILABLE, `cannot install tools; see above, then: ${byHand}`)
+  const still = TOOLS.filter(([, present]) => !present()).map(([name]) => name)
+  if (still.length > 0) throw new Failure(EXIT_UNAVAILABLE, `installed, but still not found: ${still.join(' ')}`)
+}
+
+// ---- kernels --------------------------------------------------------------------------------------------------------
+
+const aptOptions = [
+  `Dir::State=${CACHE}/apt/state`,
+  `Dir::State::lists=${CACHE}/apt/lists`,
+  'Dir::State::status=/var/lib/dpkg/status',
+  `Dir::Cache=${CACHE}/apt/cache`,
+  'APT::Sandbox::User=root', // the sandbox user cannot reach a home folder
+  'Acquire::Languages=none',
+  'Acquire::Retries=3',
+].flatMap(option => ['-o', option])
+
+let listsRefreshed = false
+
+function refreshLists() {
+  if (listsRefreshed) return
+  for (const folder of ['state', 'lists/partial', 'cache/archives/partial']) {
+    mkdirSync(join(CACHE, 'apt', folder), { recursive: true })
+  }
+  say('kernels: reading the package lists')
+  if (!watched('apt-get', [...aptOptions, '-q', 'update'])) {
+    say('kernels: apt-get update failed for some source; going on with the lists that were read')
+  }
+  listsRefreshed = true
+}
+
+/** Orders releases as people do: 6.12.97 before 6.12.117. */
+function compareReleases(a, b) {
+  const split = text => text.match(/\d+|\D+/g) ?? []
+  const [left, right] = [split(a), split(b)]
+  for (let i = 0; i < Math.min(left.length, right.length); i++) {
+    const order = /^\d/.test(left[i]) && /^\d/.test(right[i])
+      ? Number(left[i]) - Number(right[i])
+      : left[i] < right[i] ? -1 : left[i] > right[i] ? 1 : 0
+    if (order !== 0) return order
+  }
+  return left.length - right.length
+}
+
+/** Package -> where apt would fetch it, in the order asked for; undefined when one of them is not to be had. */
+function locate(packages) {
+  const run = capture('apt-get', [...aptOptions, 'download', '--print-uris', ...packages])
+  if (run.status !== 0) return undefined
+  const found = new Map()
+  for (const line of run.stdout.split('\n')) {
+    const parts = /^'([^']+)' (\S+) (\d+) SHA256:([0-9a-f]{64})$/.exec(line.trim())
+    if (!parts) continue
+    const [name, version] = parts[2].split('_').map(decodeURIComponent)
+    found.set(name, { name, version, file: parts[2], bytes: Number(parts[3]), sha256: parts[4] })
+  }
+  const all = packages.map(name => found.get(name))
+  return all.every(one => one !== undefined) ? all : undefined
+}
+
+/** The newest release of which the mirror holds everything, all of one build. */
+function choose(recipe) {
+  const pattern = new RegExp(`^linux-image-(${recipe.release})$`)
+  const releases = capture('apt-cache', [...aptOptions, 'pkgnames', 'linux-image-']).stdout.split('\n')
+    .flatMap(name => pattern.exec(name)?.[1] ?? []).sort(compareReleases).reverse()
+  for (const release of releases) {
+    const abi = release.replace(/-(cloud|rt)?-?amd64$/, '')
+    const name = role => recipe.packages[role].replace('{release}', release).replace('{abi}', abi)
+    const roles = Object.keys(recipe.packages)
+    const packages = locate(roles.map(name))
+    if (!packages) {
+      say(`${recipe.name}: ${release} is not whole on the mirror; looking at an older one`)
+      continue
+    }
+    const byRole = Object.fromEntries(roles.map((role, i) => [role, packages[i]]))
+    if (byRole.image.version !== byRole.debug.version || byRole.image.version !== byRole.headers.version) {
+      say(`${recipe.name}: ${release} has packages of different builds on the mirror; looking at an older one`)
+      continue
+    }
+    return { release, byRole }
+  }
+  throw new Failure(EXIT_UNAVAILABLE, `${recipe.name}: apt knows no whole kernel like ${recipe.release}; ` +
+    'the sources of Debian 12 (bookworm and bookworm-security, amd64) must be among those of this machine')
+}
+
+async function sha256(path) {
+  const hash = createHash('sha256')
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 22 })) hash.update(chunk)
+  return hash.digest('hex')
+}
+
+/** The .deb file: one kept in the cache's deb/ folder if its sum is right, else fetched into `folder`. */
+async function fetchPackage(found, folder) {
+  const kept = join(CACHE, 'deb', found.file)
+  for (const path of [kept, join(CACHE, 'deb', decodeURIComponent(found.file))]) {
+    if (existsSync(path) && statSync(path).size === found.bytes && await sha256(path) === found.sha256) return path
+  }
+  say(`fetching ${found.file} (${megabytes(found.bytes)})`)
+  if (!watched('apt-get', [...aptOptions, 'download', `${found.name}=${found.version}`], { cwd: folder })) {
+    throw new Failure(EXIT_UNAVAILABLE, `cannot fetch ${found.name} ${found.version}; is the network up?`)
+  }
+  const name = readdirSync(folder).find(file => file.startsWith(`${found.name}_`) && file.endsWith('.deb'))
+  if (!name) throw new Failure(EXIT_IO, `apt-get left no file for ${found.name} in ${folder}`)
+  const sum = await sha256(join(folder, name))
+  if (sum !== found.sha256) throw new Failure(EXIT_IO, `${name}: SHA-256 is ${sum}, the archive says ${found.sha256}`)
+  return join(folder, name)
+}
+
+/** Unpacks the members that match, and nothing else: a debug package holds gigabytes of modules. */
+function unpack(deb, folder, patterns) {
+  const script = 'dpkg-deb --fsys-tarfile "$1" | tar -x -C "$2" --no-same-owner --wildcards "${@:3}"'
+  if (!watched('bash', ['-o', 'pipefail', '-c', script, 'unpack', deb, folder, ...patterns])) {
+    throw new Failure(EXIT_IO, `cannot unpack ${deb}; is the disk full?`)
+  }
+}
+
+/** Where a complete kernel of this recipe lies, or undefined. */
+function present(folder) {
+  const path = join(folder, 'got.json')
+  if (!existsSync(path)) return undefined
+  const got = JSON.parse(readFileSync(path, 'utf8'))
+  return ['vmlinux', 'vmlinuz', 'kdir'].every(key => existsSync(join(folder, got[key]))) ? got : undefined
+}
+
+async function prepareKernel(name, update) {
+  const recipe = JSON.parse(readFileSync(join(HERE, 'kernels', `${name}.json`), 'utf8'))
+  const folder = join(CACHE, 'kernels', name)
+  const had = present(folder)
+  if (had && !update) return say(`${name}: ${had.release} is in ${folder}`)
+
+  refreshLists()
+  const { release, byRole } = choose(recipe)
+  if (had?.release === release) return say(`${name}: ${release} is still the newest`)
+  const total = Object.values(byRole).reduce((sum, one) => sum + one.bytes, 0)
+  say(`${name}: ${release}, ${Object.keys(byRole).length} packages, ${megabytes(total)} packed`)
+
+  const filling = `${folder}.filling-${process.pid}`
+  try {
+    mkdirSync(join(filling, 'deb'), { recursive: true })
+    const debs = {}
+    for (const [role, found] of Object.entries(byRole)) debs[role] = await fetchPackage(found, join(filling, 'deb'))
+
+    say(`${name}: unpacking`)
+    unpack(debs.image, filling, [`./boot/vmlinuz-${release}`, `./boot/config-${release}`])
+    unpack(debs.debug, filling, [`./usr/lib/debug/boot/vmlinux-${release}`])
+    renameSync(join(filling, 'boot', `vmlinuz-${release}`), join(filling, 'vmlinuz'))
+    renameSync(join(filling, 'boot', `config-${release}`), join(filling, 'config'))
+    renameSync(join(filling, 'usr/lib/debug/boot', `vmlinux-${release}`), join(filling, 'vmlinux'))
+    const build = join(filling, 'build')
+    mkdirSync(build)
+    for (const role of ['headers', 'common', 'kbuild']) {
+      unpack(debs[role], build, role === 'kbuild' ? ['./usr/lib/linux-kbuild-*'] : ['./usr/src/linux-headers-*'])
+    }
+    const kdir = join('build/usr/src', `linux-headers-${release}`)
+    const makefile = join(filling, kdir, 'Makefile')
+    const text = readFileSync(makefile, 'utf8')
+    // Debian's Makefile includes the common one by its installed path; beside it is where both were unpacked.
+    const moved = text.replaceAll('/usr/src/', '$(dir $(lastword $(MAKEFILE_LIST)))../')
+    if (moved === text) throw new Failure(EXIT_IO, `${makefile} is not what it was in other Debian kernels: ${text}`)
+    writeFileSync(makefile, moved)
+
+    for (const left of ['deb', 'boot', 'usr']) rmSync(join(filling, left), { recursive: true, force: true })
+    const got = {
+      recipe: name, release, vmlinux: 'vmlinux', vmlinuz: 'vmlinuz', kdir,
+      packages: Object.values(byRole).map(({ name, version, bytes, sha256 }) => ({ name, version, bytes, sha256 })),
+    }
+    writeFileSync(join(filling, 'got.json'), JSON.stringify(got, null, 2) + '\n')
+    // Another run may have finished the same kernel meanwhile; then its folder stays.
+    if (update || !present(folder)) {
+      rmSync(folder, { recursive: true, force: true })
+      renameSync(filling, folder)
+    }
+    say(`${name}: ${release} is in ${folder} (vmlinux ${megabytes(statSync(join(folder, 'vmlinux')).size)})`)
+  } finally {
+    rmSync(filling, { recursive: true, force: true })
+  }
+}
+
+async function main(args) {
+  const purposes = args.filter(arg => !arg.startsWith('-'))
+  const update = args.includes('--update')
+  const kernels = KERNELS[purposes[0] ?? '']
+  if (!kernels || purposes.length !== 1 || args.some(arg => arg.startsWith('-') && arg !== '--update')) {
+    throw new Failure(EXIT_USAGE, 'usage: node corpora/prepare.mjs demo|test|bench [--update]')
+  }
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    throw new Failure(EXIT_UNAVAILABLE, `needs Linux on x86-64; this is ${process.platform} on ${process.arch}`)
+  }
+  prepareTools()
+  mkdirSync(join(CACHE, 'kernels'), { recursive: true })
+  for (const name of kernels) await prepareKernel(name, update)
+}
+
+try {
+  await main(process.argv.slice(2))
+} catch (error) {
+  if (!(error instanceof Failure)) throw error
+  say(error.message)
+  process.exitCode = error.exit
+}
