@@ -264,6 +264,8 @@ async function prepareKernel(name, update) {
       unpack(debs[role], build, role === 'kbuild' ? ['./usr/lib/linux-kbuild-*'] : ['./usr/src/linux-headers-*'])
     }
     const kdir = join('build/usr/src', `linux-headers-${release}`)
+    // Newer header packages hold a vmlinux with nothing but BTF in it; with it, building a module would need pahole.
+    rmSync(join(filling, kdir, 'vmlinux'), { force: true })
     const makefile = join(filling, kdir, 'Makefile')
     const text = readFileSync(makefile, 'utf8')
     // Debian's Makefile includes the common one by its installed path; beside it is where both were unpacked.
