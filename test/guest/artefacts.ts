@@ -1,0 +1,135 @@
+// In: the cache that corpora/prepare.mjs fills, and this repository. Out: everything that a guest run needs, built in
+// one scratch folder: signing key, guest programs, injector, one module per kernel, bundles.
+// Invariant: nothing outside the scratch folder is written, so that runs at the same time do not meet.
+// Left out: booting (guest.ts).
+
+import { spawnSync } from 'node:child_process'
+import { cpSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Manifest } from '../../src/splice/manifest.js'
+
+export interface Kernel {
+  readonly name: string // of the recipe: '6.1-cloud'
+  readonly release: string // uname -r
+  readonly vmlinux: string
+  readonly vmlinuz: string
+  readonly kdir: string
+}
+
+export interface RunResult {
+  readonly status: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+/** The repository's root, from wherever this file was compiled to. */
+export const ROOT = (() => {
+  let folder = dirname(fileURLToPath(import.meta.url))
+  while (!existsSync(join(folder, 'package.json'))) {
+    if (folder === dirname(folder)) throw new Error('no package.json above the compiled tests')
+    folder = dirname(folder)
+  }
+  return folder
+})()
+
+export const CLI = join(ROOT, 'dist', 'cli.js')
+
+const CACHE = process.env['KERNINST_CACHE'] ??
+  join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'kerninst')
+
+/** A kernel that prepare.mjs has fetched; throws with the command that fetches it. */
+export function kernel(name: string): Kernel {
+  const folder = join(CACHE, 'kernels', name)
+  if (!existsSync(join(folder, 'got.json'))) {
+    throw new Error(`${name} is not in ${folder}; run \`node corpora/prepare.mjs test\``)
+  }
+  const got = JSON.parse(readFileSync(join(folder, 'got.json'), 'utf8')) as Omit<Kernel, 'name'>
+  return {
+    name,
+    release: got.release,
+    vmlinux: join(folder, got.vmlinux),
+    vmlinuz: join(folder, got.vmlinuz),
+    kdir: join(folder, got.kdir),
+  }
+}
+
+/** Runs a command to its end; its output is returned, whatever its status. */
+export function run(command: string, args: readonly string[]): RunResult {
+  const done = spawnSync(command, args, {
+    encoding: 'utf8', maxBuffer: 1 << 28, cwd: ROOT, env: { ...process.env, LC_ALL: 'C', NO_COLOR: '1' },
+  })
+  if (done.error) throw done.error
+  return { status: done.status ?? -1, stdout: done.stdout, stderr: done.stderr }
+}
+
+/** Runs a command that must succeed, and returns its stdout. */
+export function must(command: string, args: readonly string[]): string {
+  const done = run(command, args)
+  if (done.status !== 0) {
+    throw new Error(`${[command, ...args].join(' ')}: status ${done.status}\n${done.stdout}${done.stderr}`)
+  }
+  return done.stdout
+}
+
+export const kerninst = (...args: string[]): RunResult => run(process.execPath, [CLI, ...args])
+export const mustKerninst = (...args: string[]): string => must(process.execPath, [CLI, ...args])
+
+/** Compiles a guest program: static, so that the initramfs needs no library. Returns its path. */
+export function program(source: string, scratch: string): string {
+  mkdirSync(scratch, { recursive: true })
+  const name = source.replace(/^.*\//, '').replace(/\.c$/, '')
+  const output = join(scratch, name)
+  must('gcc-12', ['-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror', '-static', '-pthread',
+    '-I', join(ROOT, 'kmod/uapi'), '-I', join(ROOT, 'test/guest'), '-o', output, join(ROOT, source)])
+  return output
+}
+
+export interface Key {
+  readonly key: string
+  readonly cert: string
+}
+
+export function keygen(scratch: string, name: string): Key {
+  mkdirSync(scratch, { recursive: true })
+  mustKerninst('keygen', '-o', join(scratch, name))
+  return { key: join(scratch, `${name}.key`), cert: join(scratch, `${name}.crt`) }
+}
+
+/** Builds the module for one kernel, trusting one certificate, from a copy of kmod/. Returns the path of the .ko. */
+export function buildModule(target: Kernel, cert: string, scratch: string): string {
+  const folder = join(scratch, `kmod-${target.name}`)
+  cpSync(join(ROOT, 'kmod'), folder, { recursive: true })
+  must('make', ['-C', folder, `KDIR=${target.kdir}`, `CERT=${cert}`, 'CC=gcc-12', 'HOSTCC=gcc-12'])
+  return join(folder, 'kerninst.ko')
+}
+
+/** Builds the injector from a copy. Returns the path of the static program. */
+export function buildInjector(scratch: string): string {
+  const folder = join(scratch, 'injector')
+  cpSync(join(ROOT, 'injector'), folder, { recursive: true })
+  mkdirSync(join(scratch, 'kmod'), { recursive: true })
+  cpSync(join(ROOT, 'kmod/uapi'), join(scratch, 'kmod/uapi'), { recursive: true })
+  must('make', ['-C', folder, 'CC=gcc-12'])
+  return join(folder, 'kerninst-inject')
+}
+
+export interface PlanSummary {
+  readonly schema: string
+  readonly points: number
+  readonly served: number
+  readonly refused: Readonly<Record<string, number>>
+  readonly sites: number
+}
+
+/** Plans programs for a kernel, signed with `key`; returns what `plan --json` says. */
+export function plan(target: Kernel, programs: readonly string[], key: Key, bundle: string): PlanSummary {
+  const args = programs.flatMap(one => ['-e', one])
+  return JSON.parse(mustKerninst('plan', target.vmlinux, '-o', bundle, ...args, '--key', key.key, '--cert', key.cert,
+    '--json')) as PlanSummary
+}
+
+export function manifest(bundle: string): Manifest {
+  return (JSON.parse(mustKerninst('show', bundle, '--json')) as { manifest: Manifest }).manifest
+}
