@@ -1,0 +1,19 @@
+// The report as CSV (RFC 4180, with a header line): one row a point. In: the numbers. Out: text. Invariant: every field
+// is quoted where it must be, and none starts with a character that spreadsheets take for a formula.
+
+import type { ReportNumbers } from './numbers.js'
+import { printable } from './printable.js'
+
+const field = (text: string): string => {
+  const safe = printable(text).replace(/^[=+\-@]/, "'$&")
+  return /[",]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
+}
+
+export const reportCsv = (numbers: ReportNumbers): string => {
+  const header = ['point', 'aggregate', 'at', 'count', 'derived']
+  for (let cpu = 0; cpu < numbers.cpuCount; cpu++) header.push(`cpu${cpu}`)
+  const rows = numbers.points.map(({ point, aggregate, at, count, derived, perCpu }) =>
+    [point, aggregate, at, `${count}`, `${derived}`, ...perCpu.map(String)].map(field).join(','),
+  )
+  return [header.join(','), ...rows].map((row) => `${row}\r\n`).join('')
+}
