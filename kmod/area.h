@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The size of the patch area: read by the C sources and by area.S, so it
+ * holds nothing but the number.
+ */
+#ifndef KERNINST_AREA_H
+#define KERNINST_AREA_H
+
+#define KERNINST_AREA_BYTES	0x800000	/* 8 MiB; a multiple of the page size */
+
+#endif

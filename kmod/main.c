@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * kerninst: counters at instructions of the running kernel, planned elsewhere
+ * (see uapi/kerninst.h). This file is the device: who may open it, and which
+ * request is which.
+ */
+#include <linux/capability.h>
+#include <linux/cpumask.h>
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/uaccess.h>
+#include "kerninst.h"
+
+static_assert(sizeof(struct kerninst_heap) == 128);
+static_assert(sizeof(struct kerninst_request) == 80);
+static_assert(sizeof(struct kerninst_status) == 120);
+
+/* Who may apply a bundle changes the kernel, as who may load a module. */
+static int device_open(struct inode *inode, struct file *file)
+{
+	return capable(CAP_SYS_MODULE) ? nonseekable_open(inode, file) : -EPERM;
+}
+
+static long device_ioctl(struct file *file, unsigned int command,
+			 unsigned long arg)
+{
+	void __user *user = (void __user *)arg;
+	struct kerninst_request req;
+	struct kerninst_status status;
+	long err;
+
+	switch (command) {
+	case KERNINST_IOC_CHECK:
+	case KERNINST_IOC_APPLY:
+	case KERNINST_IOC_REMOVE:
+		break;
+	case KERNINST_IOC_STATUS:
+		kerninst_request_status(&status);
+		return copy_to_user(user, &status, sizeof(status)) ? -EFAULT :
+								     0;
+	default:
+		return -ENOTTY;
+	}
+
+	if (copy_from_user(&req, user, sizeof(req)))
+		return -EFAULT;
+	req.reason = KERNINST_OK;
+	req.index = 0;
+	req.value = 0;
+	req.slide = 0;
+	req.stop_ns = 0;
+	memset(req.live, 0, sizeof(req.live));
+	if (command == KERNINST_IOC_REMOVE)
+		err = kerninst_request_remove(&req);
+	else
+		err = kerninst_request_apply(&req,
+					     command == KERNINST_IOC_CHECK);
+	if (copy_to_user(user, &req, sizeof(req)))
+		return -EFAULT;
+	return err;
+}
+
+static int device_mmap(struct file *file, struct vm_area_struct *vma)
+{
+	return kerninst_request_mmap(vma);
+}
+
+static const struct file_operations device_fops = {
+	.owner = THIS_MODULE,	/* open files and mappings keep the module */
+	.open = device_open,
+	.unlocked_ioctl = device_ioctl,
+	.mmap = device_mmap,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice device = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "kerninst",
+	.mode = 0600,
+	.fops = &device_fops,
+};
+
+static int __init kerninst_init(void)
+{
+	int err;
+
+	/* The heap's areas are numbered by CPU; x86 numbers them densely. */
+	if (num_possible_cpus() != nr_cpu_ids)
+		return -EOPNOTSUPP;
+	err = kerninst_patch_write(NULL, 0);
+	if (err)
+		return err;
+	err = kerninst_signature_init();
+	if (err)
+		return err;
+	err = kerninst_stop_init();
+	if (err)
+		goto exit_signature;
+	err = misc_register(&device);
+	if (err)
+		goto exit_stop;
+	return 0;
+
+exit_stop:
+	kerninst_stop_exit();
+exit_signature:
+	kerninst_signature_exit();
+	return err;
+}
+
+static void __exit kerninst_exit(void)
+{
+	misc_deregister(&device);
+	kerninst_state_exit();
+	kerninst_stop_exit();
+	kerninst_signature_exit();
+}
+
+module_init(kerninst_init);
+module_exit(kerninst_exit);
+
+MODULE_DESCRIPTION("kerninst: counters at instructions of the running kernel");
+MODULE_LICENSE("GPL");

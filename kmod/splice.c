@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * splice: a payload's sites in, spots out: for each site what the running
+ * kernel holds there, checked against what it should hold, and the bytes that
+ * shall replace it. Also the writable mapping of the text around them.
+ *
+ * Changes nothing but the tails in the payload's own code. The bytes may
+ * change again until the machine is stopped; stop.c compares once more.
+ */
+#include <linux/mm.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <linux/vmalloc.h>
+#include <asm/text-patching.h>
+#include "kerninst.h"
+
+#define JMP_BYTES	JMP32_INSN_SIZE
+#define WORD_BYTES	sizeof(u64)
+
+/* @field += or -= the slide, as the kernel's own relocation did. */
+static void relocate(u8 *field, u8 kind, u64 slide)
+{
+	u32 value;
+
+	memcpy(&value, field, sizeof(value));
+	value += kind == KERNINST_RELOC_ADD ? (u32)slide : -(u32)slide;
+	memcpy(field, &value, sizeof(value));
+}
+
+/* Do the live bytes equal expected[], moved by the slide? */
+static bool match_literal(const struct kerninst_site *site, u64 slide,
+			  const u8 *live)
+{
+	u8 expected[sizeof(site->expected)];
+
+	memcpy(expected, site->expected, sizeof(expected));
+	if (site->reloc_kind != KERNINST_RELOC_NONE)
+		relocate(expected + site->reloc_offset, site->reloc_kind,
+			 slide);
+	return !memcmp(live, expected, site->length);
+}
+
+/* e9 rel32 at @addr to @to. Both lie in the top 2 GiB: it always reaches. */
+static void put_jmp(u8 *bytes, unsigned long addr, unsigned long to)
+{
+	s32 rel = to - (addr + JMP_BYTES);
+
+	bytes[0] = JMP32_INSN_OPCODE;
+	memcpy(bytes + 1, &rel, sizeof(rel));
+}
+
+/* The five bytes of a form at @addr. */
+static void put_form(u8 *bytes, const struct kerninst_form *form,
+		     unsigned long base, unsigned long addr)
+{
+	if (form->kind == KERNINST_FORM_JMP)
+		put_jmp(bytes, addr, base + form->target);
+	else
+		memcpy(bytes, form->bytes, JMP_BYTES);
+}
+
+/* Exactly one form of the site's class must be there; it makes the tail. */
+static bool match_form(const struct kerninst_view *view,
+		       const struct kerninst_site *site, unsigned long base,
+		       const u8 *live)
+{
+	const struct kerninst_form *form, *found = NULL;
+	u8 bytes[JMP_BYTES];
+	u32 i;
+
+	for (i = 0; i < view->head->form_count; i++) {
+		form = &view->forms[i];
+		if (form->form_class != site->form_class)
+			continue;
+		put_form(bytes, form, base, base + site->rva);
+		if (memcmp(live, bytes, JMP_BYTES))
+			continue;
+		if (found)
+			return false;
+		found = form;
+	}
+	if (!found)
+		return false;
+	put_form(view->code + site->tail, found, base,
+		 kerninst_patch_address(site->tail));
+	return true;
+}
+
+/* The splice: which bytes change, and to what. False: out of reach. */
+static bool make_fresh(struct kerninst_spot *spot)
+{
+	u8 opcode = spot->kind == KERNINST_JCC ? 2 : 1, *word;
+	long rel = spot->patch - (spot->addr + opcode + sizeof(s32));
+	s32 value = rel;
+
+	if (value != rel)
+		return false;
+	spot->to = opcode + sizeof(value);
+	spot->from = spot->kind == KERNINST_JMP ? 0 : opcode;
+	memcpy(spot->fresh, spot->old, opcode);
+	if (spot->kind == KERNINST_JMP)
+		spot->fresh[0] = JMP32_INSN_OPCODE;
+	memcpy(spot->fresh + opcode, &value, sizeof(value));
+
+	word = (u8 *)((spot->addr + spot->from) & ~(WORD_BYTES - 1));
+	spot->split = (u8 *)spot->addr + spot->to > word + WORD_BYTES;
+	return true;
+}
+
+/**
+ * kerninst_spots_make - look at every site
+ * @req: gives the slide; takes the reason, the site's index, its live bytes
+ * @view: the payload; the tails in its code are written
+ * @ret: out: as many spots as sites, not mapped
+ *
+ * Context: may sleep.
+ * Return: 0, or the errno of KERNINST_E_SITE_BYTES, _REACH or _MEMORY.
+ */
+int kerninst_spots_make(struct kerninst_request *req,
+			const struct kerninst_view *view,
+			struct kerninst_spots *ret)
+{
+	unsigned long base = view->head->link_base + req->slide;
+	const struct kerninst_site *site;
+	struct kerninst_spot *spot;
+	u32 i, reason;
+	bool same;
+
+	memset(ret, 0, sizeof(*ret));
+	ret->spot = kvcalloc(view->head->site_count, sizeof(*ret->spot),
+			     GFP_KERNEL_ACCOUNT);
+	if (!ret->spot)
+		return kerninst_refuse(req, KERNINST_E_MEMORY);
+	ret->count = view->head->site_count;
+
+	for (i = 0; i < ret->count; i++) {
+		if (!(i % 4096))
+			cond_resched();
+		site = &view->sites[i];
+		spot = &ret->spot[i];
+		spot->addr = base + site->rva;
+		spot->patch = kerninst_patch_address(site->patch);
+		spot->length = site->length;
+		spot->kind = site->kind;
+		reason = KERNINST_E_SITE_BYTES;
+		if (copy_from_kernel_nofault(spot->old, (void *)spot->addr,
+					     spot->length))
+			goto refuse;
+		if (site->form_class)
+			same = match_form(view, site, base, spot->old);
+		else
+			same = match_literal(site, req->slide, spot->old);
+		if (!same)
+			goto refuse;
+		reason = KERNINST_E_REACH;
+		if (!make_fresh(spot))
+			goto refuse;
+	}
+	return 0;
+
+refuse:
+	req->index = i;
+	memcpy(req->live, spot->old, sizeof(spot->old));
+	kerninst_spots_free(ret);
+	return kerninst_refuse(req, reason);
+}
+
+/* Context: may sleep; no CPU can look the spots up any more. */
+void kerninst_spots_free(struct kerninst_spots *spots)
+{
+	kvfree(spots->spot);
+	memset(spots, 0, sizeof(*spots));
+}
+
+/**
+ * kerninst_spots_map - map the text of all spots writable
+ * @spots: each gets its alias
+ *
+ * Sites ascend, so each page is met once, and the second page of a site that
+ * crosses follows its first: one virtual range, with only the pages that are
+ * written.
+ *
+ * Context: may sleep.
+ * Return: 0 or -ENOMEM.
+ */
+int kerninst_spots_map(struct kerninst_spots *spots)
+{
+	unsigned long first, last, now, seen = 0;
+	u32 i, pages = 0;
+
+	spots->page = kvmalloc_array(2 * (size_t)spots->count,
+				     sizeof(*spots->page), GFP_KERNEL);
+	if (!spots->page)
+		return -ENOMEM;
+	for (i = 0; i < spots->count; i++) {
+		first = spots->spot[i].addr & PAGE_MASK;
+		last = (spots->spot[i].addr + spots->spot[i].length - 1) &
+			PAGE_MASK;
+		for (now = first; now <= last; now += PAGE_SIZE) {
+			if (now <= seen)
+				continue;
+			seen = now;
+			spots->page[pages++] =
+				pfn_to_page(__pa_symbol(now) >> PAGE_SHIFT);
+		}
+		/* For now the page's place; the address follows below. */
+		spots->spot[i].alias = (u8 *)(unsigned long)
+			(pages - 1 - (last - first) / PAGE_SIZE);
+	}
+	spots->alias = vmap(spots->page, pages, VM_MAP, PAGE_KERNEL);
+	for (i = 0; i < spots->count; i++) {
+		now = (unsigned long)spots->spot[i].alias;
+		spots->spot[i].alias = !spots->alias ? NULL :
+			(u8 *)spots->alias + now * PAGE_SIZE +
+			offset_in_page(spots->spot[i].addr);
+	}
+	if (!spots->alias) {
+		kerninst_spots_unmap(spots);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+/* Context: may sleep; the machine runs. Nothing to do if not mapped. */
+void kerninst_spots_unmap(struct kerninst_spots *spots)
+{
+	vunmap(spots->alias);
+	kvfree(spots->page);
+	spots->alias = NULL;
+	spots->page = NULL;
+}
