@@ -6,7 +6,8 @@
 // The rules, beside the limits of layout.ts:
 //   header  link_base is page aligned, in the top 2 GiB, and image_bytes above it do not wrap; text is in the image,
 //           not empty; anchors and the 20 bytes of the build id are in the image
-//   tables  each at the first aligned offset after the one before it, zeros between them, the code last
+//   tables  no site, no code, no slot is no plan;
+//           each at the first aligned offset after the one before it, zeros between them, the code last
 //   sites   ascending, apart, inside the text; 5..15 bytes; a call is e8 rel32, a jcc is 0f 8x rel32, whole;
 //           patch below code_bytes; an adjusted field lies inside the instruction, behind its opcode
 //   a site with a form class: jmp, 5 bytes, nothing adjusted, a tail of 5 bytes inside the code, its class not empty;
@@ -68,13 +69,14 @@ const placesOf = (siteCount: number, formCount: number, fixupCount: number, code
   return { sites, forms, fixups, code, end: code + codeBytes }
 }
 
-/** The first limit that the counts go beyond, in words, or ''. */
-const tooLarge = (sites: number, forms: number, fixups: number, code: number, slots: number): string => {
+/** What is wrong with the counts, in words, or ''. */
+const countProblem = (sites: number, forms: number, fixups: number, code: number, slots: number): string => {
   if (sites > MAX.sites) return `${sites} sites, more than ${MAX.sites}`
   if (forms > MAX.forms) return `${forms} forms, more than ${MAX.forms}`
   if (fixups > MAX.fixups) return `${fixups} fixups, more than ${MAX.fixups}`
   if (code > MAX.code) return `${code} bytes of code, more than ${MAX.code}`
   if (slots > MAX.slots) return `${slots} slots, more than ${MAX.slots}`
+  if (sites === 0 || code === 0 || slots === 0) return 'nothing to apply: no site, no code or no slot'
   const { end } = placesOf(sites, forms, fixups, code)
   return end > MAX.payload ? `${end} bytes, more than ${MAX.payload}` : ''
 }
@@ -198,12 +200,12 @@ const problemOf = (target: TargetIdentity, tables: PatchTables): string => {
 /**
  * The payload's bytes.
  * @param manifestSha256 32 bytes
- * @throws KerninstError (65) where the plan is larger than the kernel takes; tables that break a rule are our own bug
+ * @throws KerninstError (65) where the plan is empty, or larger than the kernel takes; another broken rule is our bug
  */
 export const encodePayload = (target: TargetIdentity, tables: PatchTables, manifestSha256: Uint8Array): Uint8Array => {
   const { siteCount, formCount, fixupCount, code, slotCount } = tables
-  const large = tooLarge(siteCount, formCount, fixupCount, code.length, slotCount)
-  if (large !== '') throw new KerninstError(EXIT.data, `the plan is too large: ${large}; choose fewer points`)
+  const counts = countProblem(siteCount, formCount, fixupCount, code.length, slotCount)
+  if (counts !== '') throw new KerninstError(EXIT.data, `no bundle can be made of this plan: ${counts}`)
   assert(manifestSha256.length === LENGTH.sha256, 'payload: digest of the manifest')
   assert(target.buildId.length === LENGTH.buildId, 'payload: build id')
   const problem = problemOf(target, tables)
@@ -293,8 +295,8 @@ export const decodePayload = (bytes: Uint8Array): Payload => {
   const fixupCount = u32(PAYLOAD.fixupCount)
   const codeBytes = u32(PAYLOAD.codeBytes)
   const slotCount = u32(PAYLOAD.slotCount)
-  const large = tooLarge(siteCount, formCount, fixupCount, codeBytes, slotCount)
-  if (large !== '') refuse(large)
+  const counts = countProblem(siteCount, formCount, fixupCount, codeBytes, slotCount)
+  if (counts !== '') refuse(counts)
   const places = placesOf(siteCount, formCount, fixupCount, codeBytes)
   const expectPlace = (field: number, name: string, place: number): void => {
     if (u32(field) !== place) refuse(`${name} is ${u32(field)}, not ${place}`)

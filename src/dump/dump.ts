@@ -1,10 +1,11 @@
-// A dump of the counter heap. In: a file that `kerninst-inject dump` wrote, or its bytes. Out: what its two headers say,
-// and the counters, read in place. Invariant: after readDump() every count(cpu, slot) in range lies in the bytes, and
-// host and release are complete texts (not safe for a terminal: report/printable.ts). Left out: what the slots mean,
-// which is the bundle's.
+// A dump of the counter heap. In: a file that `kerninst-inject dump` wrote, or its bytes. Out: what its two headers
+// say, and the counters, read in place. Invariant: after readDump() every count(cpu, slot) in range lies in the
+// bytes, and host and release are complete texts (not safe for a terminal: report/printable.ts). Left out: what the
+// slots mean, which is the bundle's.
 
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
-import { LENGTH, DUMP, DUMP_MAGIC, HEAP, HEAP_MAGIC, HEAP_STATE, MAX, SIZE, VERSION, alignUp } from '../bundle/layout.js'
+import { DUMP, DUMP_MAGIC, HEAP, HEAP_MAGIC, HEAP_STATE } from '../bundle/layout.js'
+import { LENGTH, MAX, SIZE, VERSION, alignUp } from '../bundle/layout.js'
 import { EXIT, KerninstError, assert } from '../error.js'
 
 const PAGE = 4096
@@ -86,7 +87,8 @@ export const readDump = (source: string | Uint8Array, limits: DumpLimits = DUMP_
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   const u32 = (offset: number): number => view.getUint32(offset, true)
   const u64 = (offset: number): bigint => view.getBigUint64(offset, true)
-  const magic = (offset: number): string => Buffer.from(bytes.subarray(offset, offset + LENGTH.magic)).toString('latin1')
+  const part = (offset: number, length: number): Buffer => Buffer.from(bytes.subarray(offset, offset + length))
+  const magic = (offset: number): string => part(offset, LENGTH.magic).toString('latin1')
   const versionAt = (offset: number): void => {
     if (u32(offset) !== VERSION) refuse(`version ${u32(offset)}, this program reads ${VERSION}`)
   }
@@ -97,7 +99,7 @@ export const readDump = (source: string | Uint8Array, limits: DumpLimits = DUMP_
     const end = bytes.indexOf(0, offset)
     if (end < 0 || end >= offset + LENGTH.host) return refuse(`${what} does not end`)
     zero(end, offset + LENGTH.host, `the padding of ${what}`)
-    return Buffer.from(bytes.subarray(offset, end)).toString('utf8')
+    return part(offset, end - offset).toString('utf8')
   }
 
   if (magic(DUMP.magic) !== DUMP_MAGIC) refuse('no kerninst dump (magic)')
@@ -134,17 +136,16 @@ export const readDump = (source: string | Uint8Array, limits: DumpLimits = DUMP_
   zero(heap + HEAP.reserved, heap + SIZE.heap, 'the reserved part of the heap header')
   const appliedNs = u64(heap + HEAP.appliedNs)
   const removedNs = u64(heap + HEAP.removedNs)
-  if ((state === HEAP_STATE.applied) !== (removedNs === 0n)) refuse('state and removed_ns contradict each other')
+  // The module sets removed_ns first, and a dump may be taken in between.
+  if (state === HEAP_STATE.removed && removedNs === 0n) refuse('it is removed, but removed_ns is zero')
 
   const stride = Number(cpuStride)
   return {
     host: uname(DUMP.host, 'host'),
     release: uname(DUMP.release, 'release'),
     dumpedNs: u64(DUMP.dumpedNs),
-    buildId: Buffer.from(bytes.subarray(heap + HEAP.buildId, heap + HEAP.buildId + LENGTH.buildId)).toString('hex'),
-    payloadSha256: new Uint8Array(
-      bytes.subarray(heap + HEAP.payloadSha256, heap + HEAP.payloadSha256 + LENGTH.sha256),
-    ),
+    buildId: part(heap + HEAP.buildId, LENGTH.buildId).toString('hex'),
+    payloadSha256: new Uint8Array(part(heap + HEAP.payloadSha256, LENGTH.sha256)),
     state: state === HEAP_STATE.applied ? 'applied' : 'removed',
     slide,
     appliedNs,

@@ -1,8 +1,9 @@
 // The report as JSON, schema kerninst.report/1: scripts depend on its names, which only ever gain company. In: the
 // numbers. Out: one JSON text. Invariant: 64-bit values are decimal strings, since JSON numbers lose their last digits;
-// points are in the plan's order. Control characters are escaped by JSON itself.
+// points are in the plan's order.
 
 import type { PartNumbers, ReportNumbers } from './numbers.js'
+import { jsonLine } from './printable.js'
 
 const counts = ({ count, perCpu }: PartNumbers): { count: string; perCpu: string[] } => ({
   count: count.toString(),
@@ -10,7 +11,7 @@ const counts = ({ count, perCpu }: PartNumbers): { count: string; perCpu: string
 })
 
 export const reportJson = (numbers: ReportNumbers): string => {
-  const report = {
+  return jsonLine({
     schema: 'kerninst.report/1',
     host: numbers.host,
     release: numbers.release,
@@ -29,6 +30,5 @@ export const reportJson = (numbers: ReportNumbers): string => {
       parts: point.parts.map((part) => ({ at: part.at, ...counts(part) })),
     })),
     refusals: numbers.refusals,
-  }
-  return JSON.stringify(report) + '\n'
+  })
 }

@@ -1,10 +1,19 @@
-// Text for people. In: names from files, which may hold anything; numbers; times. Out: text of one line that moves no
-// cursor, changes no colour and reads in one direction. Invariant: no character of Unicode's category "other" (controls,
-// formats, surrogates, unassigned, private use) and no line separator gets through; each becomes \u{...}.
+// Text for people. In: names from files, which may hold anything; numbers; times. Out: text that moves no cursor,
+// changes no colour and reads in one direction. Invariant: no character of Unicode's category "other" (controls,
+// formats, surrogates, unassigned, private use) and no line separator gets through; each becomes an escape.
 
-/** The text with everything that is not a plain visible character, or a space, written as an escape. */
+const UNSAFE = /[\p{C}\p{Zl}\p{Zp}]/gu
+
+/** The text with everything that is not a plain visible character, or a space, as \u{...}. */
 export const printable = (text: string): string =>
-  text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`)
+  text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`)
+
+/** JSON of the value on one line, a newline after it; its texts may be hostile and yet be shown on a terminal. */
+export const jsonLine = (value: object): string => {
+  const escaped = (unit: string): string => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`
+  const safe = JSON.stringify(value).replace(UNSAFE, (char) => char.split('').map(escaped).join(''))
+  return safe + '\n'
+}
 
 /** Decimal digits in groups of three: 1234567 -> 1,234,567. */
 export const grouped = (value: bigint): string => value.toString().replace(/\B(?=(\d{3})+$)/g, ',')
@@ -37,3 +46,20 @@ export const cut = (text: string, width: number): string => {
 }
 
 export const widthOf = (text: string): number => [...text].length
+
+/** The words of a text in lines of at most `width` characters; longer words are cut in pieces. */
+export const wrapped = (text: string, width: number): string[] => {
+  const lines: string[] = []
+  let line = ''
+  for (const word of text.split(' ')) {
+    let rest = [...word]
+    if (line !== '' && widthOf(line) + 1 + rest.length <= width) {
+      line += ` ${word}`
+      continue
+    }
+    if (line !== '') lines.push(line)
+    for (; rest.length > width; rest = rest.slice(width)) lines.push(rest.slice(0, width).join(''))
+    line = rest.join('')
+  }
+  return line === '' ? lines : [...lines, line]
+}

@@ -1,10 +1,10 @@
-// What a bundle holds, without a dump. In: a bundle. Out: text for people, or JSON of schema kerninst.show/1. Invariant:
-// the JSON has the whole manifest under its own names; the text escapes all that comes from the bundle. Left out: the
-// tables of the payload beyond their sizes.
+// What a bundle holds, without a dump. In: a bundle. Out: text for people, or JSON of schema kerninst.show/1.
+// Invariant: the JSON has the whole manifest under its own names; the text escapes all that comes from the bundle.
+// Left out: the tables of the payload beyond their sizes.
 
 import type { Bundle } from '../bundle/bundle.js'
 import type { ManifestPoint, ManifestSite } from '../splice/manifest.js'
-import { printable } from './printable.js'
+import { jsonLine, printable } from './printable.js'
 
 const sizes = ({ payload, decoded }: Bundle) => ({
   bytes: payload.length,
@@ -17,8 +17,7 @@ const sizes = ({ payload, decoded }: Bundle) => ({
 
 export const showJson = (bundle: Bundle): string => {
   const { manifest, signature } = bundle
-  const shown = { schema: 'kerninst.show/1', manifest, payload: sizes(bundle), signed: signature.length > 0 }
-  return JSON.stringify(shown) + '\n'
+  return jsonLine({ schema: 'kerninst.show/1', manifest, payload: sizes(bundle), signed: signature.length > 0 })
 }
 
 const pointLines = (point: ManifestPoint, sites: readonly ManifestSite[]): string[] => {

@@ -1,9 +1,9 @@
 // The report for a terminal. In: the numbers, a width, colour or not. Out: lines of text: a header about the host, a
-// table of points by falling count, what was refused. Invariant: no line is wider than the width (names are cut, and
-// the per-CPU columns go first when they do not fit), and nothing from a file reaches the terminal unescaped.
+// table of points by falling count, what was refused. Invariant: no line is wider than the width (the per-CPU columns
+// go first where they do not fit, then names are cut), and nothing from a file reaches the terminal unescaped.
 
 import type { PartNumbers, ReportNumbers } from './numbers.js'
-import { cut, duration, grouped, printable, wallTime, widthOf } from './printable.js'
+import { cut, duration, grouped, printable, wallTime, widthOf, wrapped } from './printable.js'
 
 export interface TextOptions {
   /** Columns of the terminal; lines stay within them, down to MIN_WIDTH. */
@@ -53,7 +53,7 @@ const rowsOf = (numbers: ReportNumbers, withCpus: boolean): Row[] => {
   })
 }
 
-/** Bytes of all columns but the two of names. */
+/** Characters of each column of numbers. */
 const numberWidths = (rows: readonly Row[], head: readonly string[]): number[] =>
   head.map((title, i) => rows.reduce((width, each) => Math.max(width, (each.numbers[i] ?? '').length), title.length))
 
@@ -112,16 +112,19 @@ const header = (numbers: ReportNumbers): string[] => {
 }
 
 export const reportText = (numbers: ReportNumbers, options: TextOptions): string => {
-  const refused = numbers.refusals.map((each) => {
-    const nearest = each.nearest === '' ? '' : `; try ${printable(each.nearest)}`
-    return `${printable(each.point)}: ${printable(each.code)}: ${printable(each.reason)}${nearest}`
-  })
+  const indented = (indent: string, text: string): string[] =>
+    wrapped(text, options.width - indent.length).map((line) => indent + line)
+  const refused = numbers.refusals.flatMap((each) => [
+    ...indented('  ', `${printable(each.point)}: ${printable(each.code)}`),
+    ...indented('    ', printable(each.reason)),
+    ...(each.nearest === '' ? [] : indented('    ', `can be served: ${printable(each.nearest)}`)),
+  ])
   const lines = [
     ...header(numbers).map((line) => cut(line, options.width)),
     '',
     ...(numbers.points.length > 0 ? table(numbers, options) : ['no points']),
     ...(refused.length > 0 ? ['', `refused (${refused.length})`] : []),
-    ...refused.map((line) => cut(`  ${line}`, options.width)),
+    ...refused,
   ]
   return lines.join('\n') + '\n'
 }

@@ -1,0 +1,106 @@
+// A small plan with every kind of site, form and fixup, for the tests of bundle/, dump/ and report/. The code is
+// filler: nobody runs it.
+
+import type { Manifest } from '../src/splice/manifest.js'
+import type { PatchTables, TargetIdentity } from '../src/splice/tables.js'
+
+export const NONE = 0xffffffff
+
+export const sampleTarget = (): TargetIdentity => ({
+  base: 0xffffffff81000000n,
+  imageBytes: 0x2000000,
+  textStart: 0,
+  textEnd: 0x1000000,
+  buildId: Uint8Array.from({ length: 20 }, (_, i) => 0xa0 + i),
+  buildIdRva: 0x1800010,
+  anchors: [0x11000, 0x22000, 0x1900000],
+})
+
+const pad16 = (bytes: number[]): number[] => [...bytes, ...new Array<number>(16 - bytes.length).fill(0)]
+
+// Sites: mov %rax,abs32(,%rcx,8), adjusted by the slide; a direct call; a jcc; a return site.
+export const sampleTables = (): PatchTables => ({
+  siteCount: 4,
+  siteRva: Uint32Array.of(0x1000, 0x1008, 0x100d, 0x2000),
+  sitePatch: Uint32Array.of(0, 16, 48, 80),
+  siteLength: Uint8Array.of(8, 5, 6, 5),
+  siteKind: Uint8Array.of(0, 1, 2, 0),
+  siteFormClass: Uint8Array.of(0, 0, 0, 7),
+  siteRelocKind: Uint8Array.of(1, 0, 0, 0),
+  siteRelocOffset: Uint8Array.of(4, 0, 0, 0),
+  siteTail: Uint32Array.of(NONE, NONE, NONE, 90),
+  siteExpected: Uint8Array.from([
+    ...pad16([0x48, 0x89, 0x04, 0xcd, 0x10, 0x20, 0x30, 0x82]),
+    ...pad16([0xe8, 0x11, 0x22, 0x33, 0x00]),
+    ...pad16([0x0f, 0x84, 0x40, 0x00, 0x00, 0x00]),
+    ...pad16([0xe9, 0x55, 0x66, 0x77, 0x00]),
+  ]),
+  formCount: 2,
+  formClass: Uint8Array.of(7, 7),
+  formKind: Uint8Array.of(0, 1),
+  formBytes: Uint8Array.of(0xc3, 0xcc, 0xcc, 0xcc, 0xcc, 0, 0, 0, 0, 0, 0, 0),
+  formTarget: Uint32Array.of(NONE, 0xd00000),
+  fixupCount: 5,
+  fixupOffset: Uint32Array.of(2, 12, 24, 40, 96),
+  fixupValue: Uint32Array.of(1, 0, 0x1008, 0xfffffff0, 0x3000),
+  fixupKind: Uint8Array.of(3, 1, 0, 2, 0),
+  fixupTrail: Uint8Array.of(0, 0, 4, 1, 0),
+  code: Uint8Array.from({ length: 100 }, (_, i) => (i * 37) & 0xff),
+  slotCount: 4,
+})
+
+const site = (rva: number, at: string, tactic: string, instruction: string): Manifest['sites'][number] => ({
+  rva,
+  at,
+  tactic,
+  instruction,
+  listing: ['mov $slot, %rax', 'incq %gs:(%rax)', instruction, `jmp ${at}`],
+})
+
+export const sampleManifest = (): Manifest => ({
+  tool: { name: 'kerninst', version: '0.1.0' },
+  image: {
+    kind: 'vmlinux',
+    release: '6.1.0-test-amd64',
+    buildId: Buffer.from(sampleTarget().buildId).toString('hex'),
+    base: '0xffffffff81000000',
+    textSha256: '5a'.repeat(32),
+    symbols: ['symtab'],
+  },
+  programs: ['entry:vfs_read { @ = count() }', 'return:vfs_read { @out = count() }'],
+  points: [
+    {
+      point: 'entry:vfs_read',
+      aggregate: '',
+      at: 'vfs_read+0x5',
+      parts: [{ at: 'vfs_read+0x5', slot: 0, site: 0 }],
+    },
+    {
+      point: 'return:vfs_read',
+      aggregate: 'out',
+      at: 'vfs_read+0x1d',
+      parts: [
+        { at: 'vfs_read+0x1d', slot: 1, site: 2 },
+        { at: 'vfs_read+0x100', slot: 3, site: 3 },
+      ],
+    },
+    {
+      point: 'call:vfs_read+0xd',
+      aggregate: '',
+      at: 'vfs_read+0xd',
+      parts: [{ at: 'vfs_read+0xd', slot: 2, site: 1 }],
+    },
+  ],
+  refusals: [
+    { point: 'insn:vfs_read+0x1', code: 'short', reason: 'an instruction of 2 bytes', nearest: 'insn:vfs_read+0x5' },
+    { point: 'entry:no_such', code: 'unknown', reason: 'no function of this name', nearest: '' },
+  ],
+  sites: [
+    site(0x1000, 'vfs_read+0x5', 'jmp', 'mov %rax,0x82302010(,%rcx,8)'),
+    site(0x1008, 'vfs_read+0xd', 'call', 'call rw_verify_area'),
+    site(0x100d, 'vfs_read+0x12', 'jcc', 'je vfs_read+0x58'),
+    site(0x2000, 'vfs_read+0x100', 'jmp', 'jmp __x86_return_thunk'),
+  ],
+  slots: 4,
+  text: { bytes: 16777216, instrumentableBytes: 9000000 },
+})
