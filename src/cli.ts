@@ -1,0 +1,208 @@
+#!/usr/bin/env node
+// The command line: arguments in, stages called, results on stdout, talk on stderr, exit codes as in error.ts.
+
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError } from 'commander'
+import { BUNDLE_LIMITS, readBundle, verifyBundle } from './bundle/bundle.js'
+import { keygen, readCertificateDer, readKey } from './bundle/keys.js'
+import { readDump } from './dump/dump.js'
+import { EXIT, KerninstError } from './error.js'
+import { readLimited, removeTemporaries, writeWhole } from './file.js'
+import { planBundle, type PlanResult, type Program } from './pipeline.js'
+import { reportCsv } from './report/csv.js'
+import { reportJson } from './report/json.js'
+import { reportNumbers } from './report/numbers.js'
+import { printable } from './report/printable.js'
+import { showJson, showText } from './report/show.js'
+import { reportText, textOptions } from './report/text.js'
+
+const VERSION = (JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }).version
+const MAX_PROGRAM_BYTES = 1 << 20
+const MAX_BUNDLE_BYTES = BUNDLE_LIMITS.manifest + BUNDLE_LIMITS.payload + (1 << 20)
+
+const say = (line: string): void => {
+  process.stderr.write(`${line}\n`)
+}
+
+// With -o into the file, else to stdout.
+const deliver = (text: string, path: string | undefined): void => {
+  if (path === undefined) process.stdout.write(text)
+  else writeWhole(path, text)
+}
+
+const withNewline = (text: string): string => (text.endsWith('\n') ? text : text + '\n')
+
+interface PlanOptions {
+  output: string
+  expression: string[]
+  program: string[]
+  kallsyms?: string
+  key?: string
+  cert?: string
+  json?: boolean
+}
+
+const plan = async (image: string, options: PlanOptions): Promise<void> => {
+  const programs: Program[] = [
+    ...options.expression.map((text, i) => ({ text, source: options.expression.length > 1 ? `-e ${i + 1}` : '-e' })),
+    ...options.program.map((path) => ({ text: readLimited(path, MAX_PROGRAM_BYTES).toString('utf8'), source: path })),
+  ]
+  if (programs.length === 0) throw new KerninstError(EXIT.usage, 'nothing to count: give a program with -e or -p')
+  if ((options.key === undefined) !== (options.cert === undefined)) {
+    throw new KerninstError(EXIT.usage, '--key and --cert go together: give both, or neither for an unsigned bundle')
+  }
+  const key = options.key === undefined ? undefined : readKey(options.key)
+  const cert = options.cert === undefined ? undefined : readCertificateDer(options.cert)
+  const result = await planBundle({
+    image,
+    programs,
+    version: VERSION,
+    ...(options.kallsyms === undefined ? {} : { kallsyms: options.kallsyms }),
+    ...(key && cert ? { key, cert } : {}),
+    progress: (stage) => {
+      if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${stage}…`)
+    },
+  })
+  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
+  const { bundle, manifest } = result
+  if (bundle !== undefined) writeWhole(options.output, bundle)
+  if (options.json) process.stdout.write(planJson(result))
+  const { points, refusals, sites } = manifest
+  for (const refusal of refusals) {
+    const nearest = refusal.nearest === '' ? '' : `; nearest: ${refusal.nearest}`
+    say(`kerninst: refused ${printable(refusal.point)}: ${refusal.code}: ${refusal.reason}${nearest}`)
+  }
+  if (bundle === undefined) {
+    throw new KerninstError(EXIT.found, `every point was refused, so ${options.output} is not written`)
+  }
+  say(`kerninst: ${options.output}: ${points.length} of ${points.length + refusals.length} points served at ` +
+    `${sites.length} sites, ${bundle.length} bytes${key === undefined ? ', NOT SIGNED: modules refuse it (give --key and --cert)' : ''}`)
+}
+
+const countBy = (names: Iterable<string>): Record<string, number> => {
+  const counts: Record<string, number> = {}
+  for (const name of [...names].sort()) counts[name] = (counts[name] ?? 0) + 1
+  return counts
+}
+
+const planJson = ({ manifest, bundle, seconds }: PlanResult): string =>
+  JSON.stringify({
+    schema: 'kerninst.plan/1',
+    points: manifest.points.length + manifest.refusals.length,
+    served: manifest.points.length,
+    derived: 0,
+    refused: countBy(manifest.refusals.map((r) => r.code)),
+    sites: manifest.sites.length,
+    tactics: countBy(manifest.sites.map((s) => s.tactic)),
+    text: manifest.text,
+    bundleBytes: bundle?.length ?? 0,
+    seconds,
+    peakRssMb: Math.round(process.resourceUsage().maxRSS / 1024),
+  }) + '\n'
+
+interface ReportOptions {
+  bundle: string
+  format: string
+  output?: string
+}
+
+const report = (dump: string, options: ReportOptions): void => {
+  const bundle = readBundle(readLimited(options.bundle, MAX_BUNDLE_BYTES))
+  const numbers = reportNumbers(bundle, readDump(dump))
+  const render: Record<string, () => string> = {
+    text: () => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
+    json: () => reportJson(numbers),
+    csv: () => reportCsv(numbers),
+  }
+  const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
+  if (chosen === undefined) {
+    throw new KerninstError(EXIT.usage, `no format '${printable(options.format)}': there are ${Object.keys(render).join(', ')}`)
+  }
+  deliver(withNewline(chosen()), options.output)
+}
+
+const collect = (value: string, list: string[]): string[] => [...list, value]
+
+const program = new Command('kerninst')
+  .description('Counters at any machine instruction of a running, unmodified Linux kernel, planned off the target.')
+  .version(VERSION)
+  .exitOverride()
+  .configureOutput({ outputError: (text, write) => write(text.replace(/^error: /, 'kerninst: ')) })
+
+program
+  .command('plan')
+  .description('read a kernel image, choose sites, and write a bundle')
+  .argument('<image>', 'the debug vmlinux of the target kernel')
+  .requiredOption('-o, --output <bundle>', 'the file to write')
+  .option('-e, --expression <program>', 'a probe program, e.g. \'entry:vfs_read { @ = count() }\'; may be repeated', collect, [])
+  .option('-p, --program <file>', 'a file with a probe program; may be repeated', collect, [])
+  .option('--kallsyms <file>', 'System.map or a copy of the target\'s /proc/kallsyms, to check names against')
+  .option('--key <pem>', 'the private key to sign with')
+  .option('--cert <file>', 'its certificate')
+  .option('--json', 'figures of the plan on stdout')
+  .action(plan)
+
+program
+  .command('keygen')
+  .description('make a signing key: NAME.key and NAME.crt')
+  .requiredOption('-o, --output <name>', 'path without the suffix')
+  .action((options: { output: string }) => {
+    const made = keygen(options.output)
+    say(`kerninst: ${made.key} (keep it secret), ${made.certificate} (build it into the module: make -C kmod CERT=…)`)
+  })
+
+program
+  .command('verify')
+  .description('check a bundle\'s structure and signature')
+  .argument('<bundle>')
+  .requiredOption('--cert <file>', 'the certificate that it must be signed with')
+  .action((path: string, options: { cert: string }) => {
+    const bundle = verifyBundle(readLimited(path, MAX_BUNDLE_BYTES), readCertificateDer(options.cert))
+    say(`kerninst: ${path}: good: ${bundle.manifest.sites.length} sites for ${printable(bundle.manifest.image.release)}`)
+  })
+
+program
+  .command('show')
+  .description('what is in a bundle: points, sites, patches, refusals')
+  .argument('<bundle>')
+  .option('--json')
+  .action((path: string, options: { json?: boolean }) => {
+    const bundle = readBundle(readLimited(path, MAX_BUNDLE_BYTES))
+    process.stdout.write(withNewline(options.json ? showJson(bundle) : showText(bundle)))
+  })
+
+program
+  .command('report')
+  .description('counts from a dump')
+  .argument('<dump>')
+  .requiredOption('--bundle <bundle>', 'the bundle that was applied')
+  .option('--format <format>', 'text, json or csv', 'text')
+  .option('-o, --output <file>', 'write there, not to stdout')
+  .action(report)
+
+const main = async (): Promise<number> => {
+  try {
+    await program.parseAsync()
+    return EXIT.ok
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
+    if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
+    if (error instanceof KerninstError) {
+      say(`kerninst: ${error.message}`)
+      return error.exit
+    }
+    say(`kerninst: a bug in kerninst, please report it: ${error instanceof Error ? error.stack : String(error)}`)
+    return EXIT.internal
+  }
+}
+
+for (const [signal, number] of [['SIGINT', 2], ['SIGTERM', 15]] as const) {
+  process.on(signal, () => {
+    removeTemporaries()
+    process.exit(128 + number)
+  })
+}
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  process.exit(error.code === 'EPIPE' ? EXIT.ok : EXIT.io)
+})
+process.exitCode = await main()

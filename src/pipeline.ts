@@ -1,0 +1,100 @@
+// The planning line on one page: image -> control flow -> points -> plan -> check -> manifest. Each step is a function
+// from tables to tables; nothing here decides anything.
+
+import type { KeyObject } from 'node:crypto'
+import { writeBundle } from './bundle/bundle.js'
+import { findTargets } from './cfg/targets.js'
+import { SecondDecoder } from './code/second.js'
+import { loadImage, type Image } from './image/image.js'
+import { parseProgram, type Probe } from './probe/program.js'
+import { resolvePoints, type Point } from './probe/points.js'
+import { checkPlan } from './splice/check.js'
+import { describePlan } from './splice/describe.js'
+import type { Manifest } from './splice/manifest.js'
+import { makePlan, type Plan } from './splice/plan.js'
+import { EXIT, KerninstError } from './error.js'
+import type { TargetIdentity } from './splice/tables.js'
+
+/** A probe program and where it is from. */
+export interface Program {
+  text: string
+  source: string
+}
+
+export interface PlanRequest {
+  image: string
+  kallsyms?: string
+  programs: readonly Program[]
+  key?: KeyObject
+  cert?: Uint8Array
+  version: string
+  /** Called when a stage starts. */
+  progress: (stage: string) => void
+}
+
+export interface PlanResult {
+  /** The bundle, or undefined where every point was refused. */
+  bundle: Uint8Array | undefined
+  plan: Plan
+  manifest: Manifest
+  image: Image
+  seconds: Record<string, number> // stage -> seconds
+}
+
+/** The symbols whose running addresses give the slide; all three are exported to modules (6.1 and 6.12). */
+const ANCHORS = ['stop_machine', 'vmap', 'init_task'] as const
+
+const identify = (image: Image): TargetIdentity => {
+  const anchor = (name: string): number => {
+    const found = image.symbols.find(name)
+    if (found.length !== 1) {
+      throw new KerninstError(EXIT.data, `${image.path}: ${found.length} symbols ${name}, where one is needed to find the slide`)
+    }
+    return image.symbols.rva[found[0]!]!
+  }
+  return {
+    base: image.base,
+    imageBytes: image.imageBytes,
+    textStart: image.textStart,
+    textEnd: image.textEnd,
+    buildId: image.buildId,
+    buildIdRva: image.buildIdRva,
+    anchors: [anchor(ANCHORS[0]), anchor(ANCHORS[1]), anchor(ANCHORS[2])],
+  }
+}
+
+/** Plans a bundle. */
+export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
+  const seconds: Record<string, number> = {}
+  const stage = async <T>(name: string, run: () => T | Promise<T>): Promise<T> => {
+    request.progress(name)
+    const start = process.hrtime.bigint()
+    const result = await run()
+    seconds[name] = Number(process.hrtime.bigint() - start) / 1e9
+    return result
+  }
+  const programs = request.programs.map(({ text, source }) => ({ source, probes: parseProgram(text, source) }))
+  const image = await stage('image', () =>
+    loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
+  const points = await stage('points', () => resolveAll(image, programs))
+  const targets = await stage('control flow', () => findTargets(image))
+  const second = await SecondDecoder.load()
+  const plan = await stage('plan', () => makePlan(image, targets, second, points))
+  await stage('check', () => checkPlan(image, plan.tables, plan.live, plan.reserved, second))
+  const manifest = describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version })
+  if (plan.served.length === 0) return { bundle: undefined, plan, manifest, image, seconds }
+  const { key, cert } = request
+  const bundle = await stage('bundle', () =>
+    writeBundle({ manifest, target: identify(image), tables: plan.tables, ...(key && cert ? { key, cert } : {}) }))
+  return { bundle, plan, manifest, image, seconds }
+}
+
+const resolveAll = (image: Image, programs: readonly { source: string; probes: Probe[] }[]): Point[] => {
+  const points = new Map<string, Point>()
+  for (const { source, probes } of programs) {
+    for (const point of resolvePoints(image, probes, source)) {
+      points.set(`${point.name} ${point.aggregate} ${point.fn}`, point)
+    }
+  }
+  return [...points.values()]
+}
