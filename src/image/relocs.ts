@@ -1,0 +1,88 @@
+// In: the relocations that --emit-relocs left beside the code. Out: which fields of the code KASLR changes, and how.
+// Invariant: each table ascends strictly, and every field lies in an executable section.
+// Left out: relocations of data, and images that keep none (`known` is false: nothing may then be concluded from an
+// instruction that is not listed).
+// The rules are those of arch/x86/tools/relocs.c, do_reloc64 (6.1): absolute fields grow by the slide, unless against
+// per-CPU or absolute symbols; PC-relative ones against per-CPU symbols, which do not move with the code, shrink by it.
+
+import { EXIT, KerninstError } from '../error.js'
+import { addressReader, viewOf } from './address.js'
+import { SHN, SHT, type Elf } from './elf.js'
+import { isCode, type Memory } from './memory.js'
+import { NONE } from './rva.js'
+import { SYM } from './symbols.js'
+
+/** x86-64 psABI 1.0, table "Relocation Types". */
+const R = { r64: 1, pc32: 2, plt32: 4, r32: 10, r32s: 11 } as const
+const RELA_BYTES = 24
+const MAX_RELOCATIONS = 1 << 24
+
+export interface Relocs {
+  readonly relocAbs32: Uint32Array //  rva of a 32-bit field that grows by the slide
+  readonly relocAbs64: Uint32Array //  the same, 64 bits
+  readonly relocPcpu32: Uint32Array // rva of a 32-bit field that shrinks by the slide
+  /** Whether the image keeps .rela.text. */
+  readonly known: boolean
+}
+
+class RvaList {
+  #rvas = new Uint32Array(1024)
+  #count = 0
+
+  push(rva: number): void {
+    if (this.#count === this.#rvas.length) {
+      const larger = new Uint32Array(this.#count * 2)
+      larger.set(this.#rvas)
+      this.#rvas = larger
+    }
+    this.#rvas[this.#count++] = rva
+  }
+
+  sorted(): Uint32Array {
+    return this.#rvas.slice(0, this.#count).sort().filter((rva, i, all) => i === 0 || all[i - 1] !== rva)
+  }
+}
+
+/** @throws KerninstError 65 for tables that are malformed or name places outside their section */
+export const readRelocs = (elf: Elf, memory: Memory, base: bigint): Relocs => {
+  const abs32 = new RvaList()
+  const abs64 = new RvaList()
+  const pcpu32 = new RvaList()
+  let known = false
+  const toRva = addressReader(base)
+  const symtab = elf.sections.find((section) => section.type === SHT.symtab)
+  const symbols = symtab && viewOf(elf.readSection(symtab))
+  const perCpu = elf.sections.find((section) => section.name === '.data..percpu')?.index ?? -1
+  for (const { section, start, end } of memory.sections.filter(isCode)) {
+    const rela = elf.sections.find((s) => s.type === SHT.rela && s.info === section.index)
+    if (rela === undefined || symbols === undefined) continue
+    const bad = (what: string): KerninstError => new KerninstError(EXIT.data, `${elf.path}: ${rela.name}: ${what}`)
+    const count = rela.size / RELA_BYTES
+    if (!Number.isInteger(count)) throw bad('does not hold rows of 24 bytes')
+    if (count > MAX_RELOCATIONS) throw bad(`${count} relocations; at most ${MAX_RELOCATIONS} are read`)
+    if (rela.link !== symtab?.index) throw bad('does not refer to the symbol table')
+    if (section.name === '.text') known = true
+    const rows = viewOf(elf.readSection(rela))
+    const symbolCount = Math.floor(symbols.byteLength / SYM.bytes)
+    for (let at = 0; at < rows.byteLength; at += RELA_BYTES) {
+      const type = rows.getUint32(at + 8, true)
+      const pcRelative = type === R.pc32 || type === R.plt32
+      if (!pcRelative && type !== R.r64 && type !== R.r32 && type !== R.r32s) continue
+      const symbol = rows.getUint32(at + 12, true)
+      if (symbol >= symbolCount) throw bad(`symbol ${symbol}, of ${symbolCount}`)
+      const row = symbol * SYM.bytes
+      const shndx = symbols.getUint16(row + SYM.shndx, true)
+      if (shndx === SHN.undef) continue
+      // Symbols of the linker script may carry either section and still be addresses of the image, such as
+      // __per_cpu_load and init_per_cpu__*: what decides is where their value lies.
+      const outside = toRva(symbols, row + SYM.value) === NONE
+      if (pcRelative ? !(outside && shndx === perCpu) : outside && (shndx === perCpu || shndx === SHN.abs)) continue
+      const rva = toRva(rows, at)
+      if (rva < start || rva + (type === R.r64 ? 8 : 4) > end) throw bad('a relocation outside its section')
+      if (pcRelative) pcpu32.push(rva)
+      else if (type === R.r64) abs64.push(rva)
+      else abs32.push(rva)
+    }
+  }
+  return { relocAbs32: abs32.sorted(), relocAbs64: abs64.sorted(), relocPcpu32: pcpu32.sorted(), known }
+}
