@@ -348,9 +348,13 @@ const findEntries = (
     for (let k = lowerBound(targets.crossingTo, part.start); k < targets.crossingTo.length && targets.crossingTo[k]! < end; k++) {
       if (!inside(targets.crossingFrom[k]!)) add(targets.crossingTo[k]!)
     }
-    const { codePointers } = image
+    const { codePointers, functions } = image
+    for (let f = lowerBound(functions.start, part.start + 1); f < functions.count && functions.start[f]! < end; f++) {
+      add(functions.start[f]!) // a label in assembly that others call
+    }
     for (let k = lowerBound(codePointers, part.start); k < codePointers.length && codePointers[k]! < end; k++) add(codePointers[k]!)
   }
+  for (let i = 0; i < insns.count; i++) if (insns.flow[i] === FLOW.call) add(insns.target[i]!)
   add(start)
   return Uint32Array.from(entries).sort()
 }
