@@ -107,7 +107,7 @@ export const readBundle = (bytes: Uint8Array, limits: BundleLimits = BUNDLE_LIMI
   }
   const overhead = 128 // keys, lengths, format, version
   const total = limits.manifest + limits.payload + MAX.signature + overhead
-  const value = decode(bytes, 'bundle', { bytes: total, depth: 1, items: 1 + 2 * KEYS.length })
+  const value = decode(bytes, 'bundle', { bytes: total, depth: 1, items: 64 })
   if (typeof value !== 'object' || Array.isArray(value) || value instanceof Uint8Array) return refuse('no map')
   const fields = new Map(Object.entries(value))
   if ([...fields.keys()].join() !== KEYS.join()) return refuse(`does not have the keys ${KEYS.join(', ')}`)
@@ -141,11 +141,10 @@ export const readBundle = (bytes: Uint8Array, limits: BundleLimits = BUNDLE_LIMI
  * @throws KerninstError: 65 where it is no whole bundle, 77 where it is unsigned, altered, or signed by another key
  */
 export const verifyBundle = (bytes: Uint8Array, certDer: Uint8Array, limits: BundleLimits = BUNDLE_LIMITS): Bundle => {
-  const certificate = parseCertificate(certDer, 'certificate')
   const bundle = readBundle(bytes, limits)
   if (bundle.signature.length === 0) {
     throw new KerninstError(EXIT.refused, 'the bundle is not signed; plan it again with --key and --cert')
   }
-  verifyCms(bundle.signature, bundle.payload, certificate)
+  verifyCms(bundle.signature, bundle.payload, parseCertificate(certDer, 'certificate'))
   return bundle
 }

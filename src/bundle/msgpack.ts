@@ -29,8 +29,15 @@ export interface MsgpackLimits {
 
 export const MSGPACK_LIMITS: MsgpackLimits = { bytes: 256 * 2 ** 20, depth: 16, items: 2 ** 24 }
 
-const newPackr = (): Packr =>
-  new Packr({ useRecords: false, variableMapSize: true, mapsAsObjects: true, int64AsType: 'bigint', copyBuffers: true })
+// Without records it keeps nothing from one value to the next but its buffer.
+const packr = new Packr({
+  useRecords: false,
+  variableMapSize: true,
+  mapsAsObjects: true,
+  int64AsType: 'bigint',
+  copyBuffers: true,
+})
+const POOL = 8192
 
 const isBytes = (value: object): value is Uint8Array => value instanceof Uint8Array
 
@@ -52,6 +59,7 @@ const checkValue = (value: Packable, depth: number): void => {
       }
       return
     case 'object':
+      assert(value !== null, 'msgpack: null')
       if (Array.isArray(value)) {
         for (const item of value as readonly Packable[]) checkValue(item, depth + 1)
       } else if (!isBytes(value)) {
@@ -71,9 +79,9 @@ const checkValue = (value: Packable, depth: number): void => {
 /** The canonical encoding of a value, in bytes of its own. */
 export const encode = (value: Packable): Uint8Array => {
   checkValue(value, 0)
-  const packr = newPackr()
   const out = new Uint8Array(packr.pack(value))
-  packr.useBuffer(new Uint8Array(8192)) // else msgpackr keeps the large buffer
+  // Else msgpackr keeps the large one. It calls methods of Buffer that other byte arrays do not have.
+  if (out.length > POOL / 2) packr.useBuffer(Buffer.alloc(POOL))
   return out
 }
 
@@ -193,7 +201,7 @@ export const decode = (bytes: Uint8Array, where: string, limits: MsgpackLimits =
   let value: Packable
   let again: Uint8Array
   try {
-    value = newPackr().unpack(view) as Packable
+    value = packr.unpack(view) as Packable
     again = encode(value)
   } catch {
     throw new KerninstError(EXIT.data, `${where}: not in canonical MessagePack`)
