@@ -123,7 +123,7 @@ export const reportText = (numbers: ReportNumbers, options: TextOptions): string
     ...header(numbers).map((line) => cut(line, options.width)),
     '',
     ...(numbers.points.length > 0 ? table(numbers, options) : ['no points']),
-    ...(refused.length > 0 ? ['', `refused (${refused.length})`] : []),
+    ...(refused.length > 0 ? ['', `refused (${numbers.refusals.length})`] : []),
     ...refused,
   ]
   return lines.join('\n') + '\n'
