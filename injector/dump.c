@@ -19,8 +19,10 @@
 #include "dump.h"
 #include "fail.h"
 
-/* Counters are copied in pieces: a plain write() from the mapping would do,
- * but not on file systems that want to pin its pages. */
+/*
+ * Counters are copied in pieces: a write() straight from the mapping fails
+ * where it has to pin the source's pages (O_DIRECT and some file systems).
+ */
 #define PIECE	(256u << 10)
 
 static int write_all(int file, const void *bytes, size_t size)
@@ -114,8 +116,8 @@ static int write_file(const char *path, const struct kerninst_dump *head,
 	}
 	if (write_dump(file, head, heap)) {
 		code = fail(EXIT_IO,
-			    "%s: %s after less than %" PRIu64
-			    " bytes: nothing was kept; the counters are still in the kernel, dump to another place",
+			    "%s: %s: nothing was kept; the counters are still in the kernel: dump to a place with %" PRIu64
+			    " bytes free",
 			    beside, strerror(errno),
 			    (uint64_t)(sizeof(*head) + head->heap_bytes));
 		close(file);
