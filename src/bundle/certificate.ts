@@ -1,5 +1,5 @@
 // X.509 certificates. In: an RSA key and a name, or a DER certificate from anywhere. Out: a self-signed certificate, or
-// what a signature needs of the given one: issuer, serial number, key identifier, public key. Invariant: the same key,
+// what a signature needs of the given one: issuer, serial number, public key. Invariant: the same key,
 // name and times give the same bytes (PKCS #1 v1.5 signatures have no randomness). Left out: chains, trust and dates;
 // whoever names a certificate, or builds it into the module, trusts it, and the kernel looks at no dates either.
 //
@@ -12,7 +12,6 @@ import { createHash, createPublicKey, sign } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { EXIT, KerninstError, assert } from '../error.js'
 import { TAG, children, contents, der, integer, oid, readNode, sequence, whole } from './der.js'
-import type { DerNode } from './der.js'
 
 const OID = {
   sha256WithRsa: '1.2.840.113549.1.1.11',
@@ -33,7 +32,6 @@ const MAX_COMMON_NAME = 64
 export interface Certificate {
   readonly issuer: Uint8Array //     the Name, DER
   readonly serial: Uint8Array //     the INTEGER, DER
-  readonly keyId: Uint8Array //      subjectKeyIdentifier; empty where there is none
   readonly publicKey: KeyObject //   RSA, of one of RSA_BITS
   readonly publicDer: Uint8Array //  SubjectPublicKeyInfo
   readonly signatureBytes: number // of a signature by its key
@@ -110,22 +108,6 @@ export const selfSigned = (key: KeyObject, name: string, notBefore: Date, notAft
   return sequence(body, algorithm, der(TAG.bitString, Uint8Array.of(0), signature))
 }
 
-const findKeyId = (extensions: DerNode, bad: () => never, where: string): Uint8Array => {
-  const wanted = oid(OID.subjectKeyIdentifier)
-  const [list] = children(extensions, where)
-  if (list === undefined || list.tag !== TAG.sequence) return bad()
-  for (const extension of children(list, where)) {
-    const parts = children(extension, where)
-    const value = parts.at(-1)
-    if (parts[0] === undefined || Buffer.compare(whole(parts[0]), wanted) !== 0 || value === undefined) continue
-    if (value.tag !== TAG.octetString) return bad()
-    const keyId = readNode(value.bytes, value.content, value.end, where)
-    if (keyId.tag !== TAG.octetString || keyId.end !== value.end) return bad()
-    return new Uint8Array(contents(keyId))
-  }
-  return new Uint8Array(0)
-}
-
 /**
  * Reads a certificate in DER, whoever made it.
  * @param where its file, for messages
@@ -146,7 +128,6 @@ export const parseCertificate = (bytes: Uint8Array, where: string): Certificate 
   const [serial, , issuer, , subject, publicKeyInfo] = fields
   if (serial?.tag !== TAG.integer || issuer?.tag !== TAG.sequence || subject?.tag !== TAG.sequence) return bad()
   if (publicKeyInfo?.tag !== TAG.sequence) return bad()
-  const extensions = fields.slice(6).find((field) => field.tag === (TAG.contextConstructed | 3))
   let publicKey: KeyObject
   try {
     publicKey = createPublicKey({ key: Buffer.from(whole(publicKeyInfo)), format: 'der', type: 'spki' })
@@ -156,7 +137,6 @@ export const parseCertificate = (bytes: Uint8Array, where: string): Certificate 
   return {
     issuer: new Uint8Array(whole(issuer)),
     serial: new Uint8Array(whole(serial)),
-    keyId: extensions === undefined ? new Uint8Array(0) : findKeyId(extensions, bad, where),
     signatureBytes: checkRsa(publicKey, where),
     publicKey,
     publicDer: spki(publicKey),

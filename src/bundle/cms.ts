@@ -1,8 +1,9 @@
 // The detached signature over a payload: CMS SignedData (RFC 5652) with one signer, without attributes, certificates or
 // the content, RSA PKCS #1 v1.5 over SHA-256: what `openssl cms -sign -binary -noattr -nocerts -md sha256` writes, and
 // what verify_pkcs7_signature() reads (crypto/asymmetric_keys/pkcs7_parser.c, 6.1 and 6.12).
-// In: payload, key, certificate. Out: DER; or a verdict. Invariant: there are four encodings of a given signature by a
-// given certificate (below), and verifying writes them out and compares, so that no bit of the input goes unread.
+// In: payload, key, certificate. Out: DER; or a verdict. Invariant: a given signature by a given certificate has two
+// encodings, and verifying writes them out and compares, so that no bit of the input goes unread.
+// Left out: signers named by key identifier (openssl's -keyid), which the injector does not read either.
 
 import { sign, verify } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
@@ -17,27 +18,13 @@ const OID = {
   sha256: '2.16.840.1.101.3.4.2.1',
 } as const
 
-interface Shape {
-  /** The signer is named by the certificate's key identifier, else by issuer and serial number. */
-  readonly byKeyId: boolean
-  /** The digest algorithm has NULL parameters, as some writers have it; RFC 5754 omits them. */
-  readonly digestNull: boolean
-}
-
-const OWN_SHAPE: Shape = { byKeyId: false, digestNull: false }
-const SHAPES: readonly Shape[] = [
-  OWN_SHAPE,
-  { byKeyId: true, digestNull: false }, // scripts/sign-file of the kernel
-  { byKeyId: false, digestNull: true },
-  { byKeyId: true, digestNull: true },
-]
-
-const write = (shape: Shape, certificate: Certificate, signature: Uint8Array): Uint8Array => {
-  const sha256 = shape.digestNull ? sequence(oid(OID.sha256), der(TAG.null)) : sequence(oid(OID.sha256))
-  const version = integer(Uint8Array.of(shape.byKeyId ? 3 : 1))
-  const signer = shape.byKeyId
-    ? der(TAG.context, certificate.keyId)
-    : sequence(certificate.issuer, certificate.serial)
+/**
+ * The signature in its frame.
+ * @param digestNull the digest algorithm has NULL parameters, as some writers have it; RFC 5754 omits them
+ */
+const write = (digestNull: boolean, certificate: Certificate, signature: Uint8Array): Uint8Array => {
+  const sha256 = digestNull ? sequence(oid(OID.sha256), der(TAG.null)) : sequence(oid(OID.sha256))
+  const version = integer(Uint8Array.of(1)) // the signer is named by issuer and serial number
   return sequence(
     oid(OID.signedData),
     der(
@@ -50,7 +37,7 @@ const write = (shape: Shape, certificate: Certificate, signature: Uint8Array): U
           TAG.set,
           sequence(
             version,
-            signer,
+            sequence(certificate.issuer, certificate.serial),
             sha256,
             sequence(oid(OID.rsaEncryption), der(TAG.null)),
             der(TAG.octetString, signature),
@@ -63,7 +50,7 @@ const write = (shape: Shape, certificate: Certificate, signature: Uint8Array): U
 
 /** Signs the payload: DER, the same bytes for the same inputs. */
 export const signCms = (payload: Uint8Array, key: KeyObject, certificate: Certificate): Uint8Array =>
-  write(OWN_SHAPE, certificate, sign('sha256', payload, key))
+  write(false, certificate, sign('sha256', payload, key))
 
 /**
  * Returns when `cms` is a signature over the payload by the certificate's key.
@@ -71,12 +58,8 @@ export const signCms = (payload: Uint8Array, key: KeyObject, certificate: Certif
  */
 export const verifyCms = (cms: Uint8Array, payload: Uint8Array, certificate: Certificate): void => {
   const signature = cms.subarray(Math.max(0, cms.length - certificate.signatureBytes)) // it comes last
-  const known = SHAPES.some(
-    (shape) =>
-      (!shape.byKeyId || certificate.keyId.length > 0) &&
-      Buffer.compare(write(shape, certificate, signature), cms) === 0,
-  )
-  if (!known) {
+  const frames = [write(false, certificate, signature), write(true, certificate, signature)]
+  if (!frames.some((frame) => Buffer.compare(frame, cms) === 0)) {
     throw new KerninstError(
       EXIT.refused,
       'the signature is not by the key of this certificate, or was altered; give the certificate it was made with',
