@@ -9,7 +9,7 @@ import { LENGTH, MAX, SIZE, VERSION, alignUp } from '../bundle/layout.js'
 import { EXIT, KerninstError, assert } from '../error.js'
 
 const PAGE = 4096
-/** The most CPUs that an x86-64 kernel can be built for: NR_CPUS_RANGE_END, arch/x86/Kconfig, 6.1 and 6.12. */
+/** The most CPUs that an x86-64 kernel can be built for (NR_CPUS in arch/x86/Kconfig; Debian's 6.1 and 6.12 are). */
 const MAX_CPUS = 8192
 /** KASLR moves the kernel by multiples of this: CONFIG_PHYSICAL_ALIGN on x86-64, 6.1 and 6.12. */
 const SLIDE_ALIGN = 2n ** 21n
