@@ -1,5 +1,5 @@
-// In: the text of a System.map, or of a copy of /proc/kallsyms from the target; the image's symbols. Out: how many of its
-// code symbols the image has at the same place, and the slide that the file's addresses carry.
+// In: the text of a System.map, or of a copy of /proc/kallsyms from the target; the image's symbols. Out: how many of
+// its code symbols the image has at the same place, and the slide that the file's addresses carry.
 // Invariant: when it returns, no name in the file contradicts the image.
 // Left out: module and BPF symbols ("[name]" lines), and data symbols, which per-CPU and absolute ones hide among.
 
@@ -45,7 +45,9 @@ export const parseKallsyms = (text: string, symbols: Symbols, base: bigint, file
     let end = text.indexOf('\n', start)
     if (end < 0) end = text.length
     line++
-    if (end - start > MAX_LINE) throw new KerninstError(EXIT.data, `${file}:${line}: longer than ${MAX_LINE} characters`)
+    if (end - start > MAX_LINE) {
+      throw new KerninstError(EXIT.data, `${file}:${line}: longer than ${MAX_LINE} characters`)
+    }
     const match = LINE.exec(text.slice(start, end))
     if (match === null) throw new KerninstError(EXIT.data, `${file}:${line}: not "ADDRESS TYPE NAME"`)
     start = end + 1

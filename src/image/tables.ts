@@ -52,7 +52,7 @@ export interface KernelTables {
   /** call or jmp to a static call's trampoline, 5 bytes. */
   readonly staticCalls: Uint32Array
   readonly staticCallTrampolines: Spans
-  /** lock prefixes, which become ds where there is one CPU. */
+  /** Instructions whose lock prefix, when it comes first, becomes ds where there is one CPU. */
   readonly smpLocks: Uint32Array
   /** Fields of instructions that are filled in at boot. */
   readonly runtimeConst: Pieces
@@ -68,8 +68,10 @@ export interface KernelTables {
   readonly places: readonly Span[]
 }
 
-/** table -> [first symbol, symbol after the end, section]; include/asm-generic/vmlinux.lds.h and
- *  arch/x86/kernel/vmlinux.lds.S, 6.1 and 6.12. */
+/**
+ * table -> [first symbol, symbol after the end, section]; include/asm-generic/vmlinux.lds.h and
+ * arch/x86/kernel/vmlinux.lds.S, 6.1 and 6.12.
+ */
 const PLACES = {
   ftrace: ['__start_mcount_loc', '__stop_mcount_loc', '__mcount_loc'],
   paravirt: ['__parainstructions', '__parainstructions_end', '.parainstructions'],
@@ -101,8 +103,8 @@ const RANGES = {
 
 const SECTION_RANGES = ['.init.text', '.exit.text', '.altinstr_aux', '.altinstr_replacement']
 
-// Code of head_64.S that may lie outside .head.text: a CPU that comes up runs it by physical address, or before it has a
-// stack or GS base (6.1: .head.text; 6.12: .text, from secondary_startup_64 on).
+// Code of head_64.S that may lie outside .head.text: a CPU that comes up runs it by physical address, or before it has
+// a stack or GS base (6.1: all in .head.text; 6.12: partly in .text, from secondary_startup_64 on).
 const BRING_UP = [
   'startup_64', 'secondary_startup_64', 'secondary_startup_64_no_verify', 'common_startup_64', 'verify_cpu',
   'sev_verify_cbit', 'start_cpu0', 'soft_restart_cpu', 'vc_boot_ghcb', 'early_setup_idt', '__startup_64',
@@ -112,11 +114,6 @@ const MAX_HEAD_BYTES = 0x8000
 
 /** call_sites, the largest, has 229,211 entries on 6.12. */
 const MAX_ENTRIES = 1 << 21
-
-const UD2 = [0x0f, 0x0b] as const
-
-/** Entries that are s32 self-relative offsets to one place in code. */
-const RELATIVE: readonly TableName[] = ['retpolineSites', 'returnSites', 'callSites', 'endbrSeals', 'cfiSites']
 
 /** One table's bytes, and the rva of the first. */
 interface Place extends Span {
@@ -250,9 +247,9 @@ const readParavirt = (tables: TableReader): Pieces => {
 }
 
 /**
- * struct alt_instr: s32 instr_offset, s32 repl_offset, then u16 cpuid (6.1) or 32 bits of cpuid and flags (6.3 on), then
- * u8 instrlen, u8 replacementlen, packed (arch/x86/include/asm/alternative.h). Nothing in an image tells the version for
- * certain, since the wider form may be backported: the one that fits every entry is taken.
+ * struct alt_instr: s32 instr_offset, s32 repl_offset, then u16 cpuid (6.1) or 32 bits of cpuid and flags (6.3 on),
+ * then u8 instrlen, u8 replacementlen, packed (arch/x86/include/asm/alternative.h, 6.1 and 6.12). Nothing in an image
+ * tells the version for certain, since the wider form may be backported: the one that fits every entry is taken.
  */
 const readAlternatives = (tables: TableReader): Alternatives => {
   const none = new Uint32Array(0)
@@ -283,9 +280,11 @@ const readAlternatives = (tables: TableReader): Alternatives => {
   }
   const fitting = [read(12), read(14)].filter((table) => table !== undefined)
   if (fitting.length === 1) return fitting[0]!
-  throw tables.error('alternatives', fitting.length === 0 ? 'has entries of an unknown form' : 'can be read in two ways')
+  const what = fitting.length === 0 ? 'has entries of an unknown form' : 'can be read in two ways'
+  throw tables.error('alternatives', what)
 }
 
+/** Entries of one s32: a place in code, relative to the entry (arch/x86/kernel/alternative.c, 6.1 and 6.12). */
 const readRelative = (tables: TableReader, table: TableName): Uint32Array => {
   const place = tables.place(table)
   return place === undefined ? new Uint32Array(0) : tables.column(table, place, 4, 0).sort()
@@ -300,7 +299,10 @@ const readSmpLocks = (tables: TableReader): Uint32Array => {
   return tables.column('smpLocks', { ...place, end: place.start + used * 4 }, 4, 0).sort()
 }
 
-/** struct jump_entry: s32 code, s32 target, s64 key, the first two self-relative (include/linux/jump_label.h, 6.1, 6.12). */
+/**
+ * struct jump_entry: s32 code, s32 target, s64 key, the first two self-relative
+ * (include/linux/jump_label.h, 6.1 and 6.12).
+ */
 const readStaticKeys = (tables: TableReader): KernelTables['staticKeys'] => {
   const place = tables.place('staticKeys')
   if (place === undefined) return { rva: new Uint32Array(0), target: new Uint32Array(0) }
@@ -362,15 +364,17 @@ const readExTable = (tables: TableReader): KernelTables['exTable'] => {
   return { insn: pick(insn, order), fixup: pick(fixup, order) }
 }
 
-/** struct bug_entry with CONFIG_DEBUG_BUGVERBOSE: s32 bug_addr_disp, s32 file_disp, u16 line, u16 flags
- *  (include/asm-generic/bug.h, 6.1 and 6.12); every place is a ud2 (arch/x86/include/asm/bug.h). */
+/**
+ * struct bug_entry with CONFIG_DEBUG_BUGVERBOSE: s32 bug_addr_disp, s32 file_disp, u16 line, u16 flags
+ * (include/asm-generic/bug.h, 6.1 and 6.12); every place is a ud2 (arch/x86/include/asm/bug.h).
+ */
 const readBugs = (tables: TableReader): Uint32Array => {
   const place = tables.place('bugs')
   if (place === undefined) return new Uint32Array(0)
   const rvas = tables.column('bugs', place, 12, 0)
   rvas.forEach((rva, i) => {
     const bytes = tables.code(rva, 2)
-    if (bytes?.[0] !== UD2[0] || bytes[1] !== UD2[1]) throw tables.error('bugs', `names no ud2 in entry ${i}`)
+    if (bytes?.[0] !== 0x0f || bytes[1] !== 0x0b) throw tables.error('bugs', `names no ud2 in entry ${i}`)
   })
   return rvas.sort()
 }
@@ -383,14 +387,16 @@ const readBlacklist = (tables: TableReader, functions: Functions): Spans => {
   const start = new Uint32Array(count)
   for (let i = 0; i < count; i++) {
     start[i] = tables.address(place, i * 8)
-    if (functions.functionAt(start[i]!) === NONE) throw tables.error('kprobeBlacklist', `names no function in entry ${i}`)
+    if (functions.functionAt(start[i]!) === NONE) {
+      throw tables.error('kprobeBlacklist', `names no function in entry ${i}`)
+    }
   }
   start.sort()
   return { start, end: start.map((rva) => functions.end[functions.functionAt(rva)]!) }
 }
 
 const findRanges = (
-  memory: Memory, symbols: Symbols, functions: Functions, ftrace: Uint32Array, base: { stext: Rva },
+  memory: Memory, symbols: Symbols, functions: Functions, ftrace: Uint32Array,
 ): NamedRange[] => {
   const ranges: NamedRange[] = []
   for (const [name, [first, last]] of Object.entries(RANGES)) {
@@ -400,7 +406,8 @@ const findRanges = (
   }
   // Heuristic: _text and _stext coincide on x86, so no symbol ends .head.text, which comes first and is never traced.
   // The first traced function ends it; what lies between is refused for nothing.
-  let headEnd = base.stext
+  const stext = symbols.rvaOf('_stext')
+  let headEnd = stext === NONE ? 0 : stext
   if (ftrace.length > 0 && ftrace[0]! <= MAX_HEAD_BYTES) {
     const func = functions.functionAt(ftrace[0]!)
     if (func !== NONE) headEnd = Math.max(headEnd, functions.start[func]!)
@@ -428,15 +435,15 @@ export const readTables = (
 ): KernelTables => {
   const tables = new TableReader(path, memory, base, symbols)
   const ftrace = readFtrace(tables)
-  const stext = symbols.rvaOf('_stext')
-  const [retpolineSites, returnSites, callSites, endbrSeals, cfiSites] =
-    RELATIVE.map((table) => readRelative(tables, table)) as
-      [Uint32Array, Uint32Array, Uint32Array, Uint32Array, Uint32Array]
   return {
     ftrace,
     paravirt: readParavirt(tables),
     alternatives: readAlternatives(tables),
-    retpolineSites, returnSites, callSites, endbrSeals, cfiSites,
+    retpolineSites: readRelative(tables, 'retpolineSites'),
+    returnSites: readRelative(tables, 'returnSites'),
+    callSites: readRelative(tables, 'callSites'),
+    endbrSeals: readRelative(tables, 'endbrSeals'),
+    cfiSites: readRelative(tables, 'cfiSites'),
     staticKeys: readStaticKeys(tables),
     staticCalls: readStaticCalls(tables),
     staticCallTrampolines: findTrampolines(symbols, functions),
@@ -445,7 +452,7 @@ export const readTables = (
     exTable: readExTable(tables),
     bugs: readBugs(tables),
     kprobeBlacklist: readBlacklist(tables, functions),
-    ranges: findRanges(memory, symbols, functions, ftrace, { stext: stext === NONE ? 0 : stext }),
+    ranges: findRanges(memory, symbols, functions, ftrace),
     found: tables.found,
     places: tables.places,
   }
