@@ -1,7 +1,7 @@
 // The second opinion: Capstone decodes what iced decoded, and the two must agree on length and control flow wherever a
 // plan overwrites or moves an instruction. Nothing else is taken from it; its register use is known to be wrong.
 
-import { Capstone, Const, loadCapstone } from 'capstone-wasm'
+import { Capstone, Const, loadCapstone, type Insn } from 'capstone-wasm'
 import { NONE, type Rva } from '../image/rva.js'
 import { FLOW } from './instructions.js'
 
@@ -28,9 +28,18 @@ export class SecondDecoder {
     return new SecondDecoder(new Capstone(Const.CS_ARCH_X86, Const.CS_MODE_64))
   }
 
+  // The package throws where nothing decodes.
+  #first(rva: Rva, bytes: Uint8Array): Insn | undefined {
+    try {
+      return this.#engine.disasm(bytes, { address: IP_BASE + BigInt(rva), count: 1 })[0]
+    } catch {
+      return undefined
+    }
+  }
+
   /** Decodes the first instruction of `bytes`, which lies at `rva`. */
   decode(rva: Rva, bytes: Uint8Array): SecondOpinion {
-    const insn = this.#engine.disasm(bytes, { address: IP_BASE + BigInt(rva), count: 1 })[0]
+    const insn = this.#first(rva, bytes)
     if (insn === undefined) return { length: 0, flow: FLOW.invalid, target: NONE }
     const name = insn.mnemonic
     const direct = /^0x[0-9a-f]+$/.test(insn.opStr)

@@ -12,6 +12,7 @@ import { AF, CF, OF, PF, RAX, SF, ZF, type RegisterSet } from '../code/registers
 import type { SecondDecoder } from '../code/second.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
+import { indexOf } from '../image/search.js'
 import { EXPECTED_BYTES, FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_KIND, type PatchTables } from './tables.js'
 
 const INC_FLAGS: RegisterSet = PF | AF | ZF | SF | OF
@@ -63,7 +64,9 @@ class PatchReader {
   takeFixup(kind: number, offset: number, size: number, end: number): number {
     const f = this.#fixup++
     const { fixupCount, fixupOffset, fixupKind, fixupTrail, fixupValue } = this.#tables
-    if (f >= fixupCount || fixupOffset[f] !== offset || fixupKind[f] !== kind || fixupTrail[f] !== end - offset - size) {
+    const relative = kind === FIXUP_KIND.rel32 || kind === FIXUP_KIND.pcpu32
+    const trail = relative ? end - offset - size : 0
+    if (f >= fixupCount || fixupOffset[f] !== offset || fixupKind[f] !== kind || fixupTrail[f] !== trail) {
       throw new Mistake(`the fixup at code+${offset} is missing or wrong`)
     }
     return fixupValue[f]!
@@ -265,7 +268,7 @@ const checkEnd = (image: Image, tables: PatchTables, reader: PatchReader, site: 
   const displacement = (at: number): number => new DataView(original.buffer, original.byteOffset).getInt32(at, true)
   if (tables.siteFormClass[site] !== 0) {
     if (kind !== SITE_KIND.jmp || length !== 5 || tables.siteTail[site] !== reader.at) throw new Mistake('a return site is not as it must be')
-    if (!image.tables.returnSites.includes(rva)) throw new Mistake('not a return site')
+    if (indexOf(image.tables.returnSites, rva) < 0) throw new Mistake('not a return site')
     for (let f = 0; f < tables.formCount; f++) {
       const literal = tables.formKind[f] === FORM_KIND.literal
       if (literal !== (tables.formTarget[f] === NONE)) throw new Mistake('a form is malformed')

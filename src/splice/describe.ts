@@ -40,15 +40,17 @@ class Lister {
       decoder.position = at
       decoder.ip = BigInt(at)
       const insn = decoder.decode()
+      let text = this.#formatter.format(insn)
       let comment = ''
       for (; fixup < fixupCount && fixupOffset[fixup]! < at + insn.length; fixup++) {
         const value = fixupValue[fixup]!
-        if (fixupKind[fixup] === FIXUP_KIND.slot64) comment = `slot ${value}`
-        else if (fixupKind[fixup] === FIXUP_KIND.rel32) comment = placeOf(image, value)
+        if (fixupKind[fixup] === FIXUP_KIND.slot64) text = text.replace('$0,', `$slot${value},`)
+        else if (fixupKind[fixup] === FIXUP_KIND.rel32 && insn.nearBranchTarget !== 0n) {
+          text = text.replace(/\S+$/, placeOf(image, value))
+        } else if (fixupKind[fixup] === FIXUP_KIND.rel32) comment = placeOf(image, value)
         else if (fixupKind[fixup] === FIXUP_KIND.abs32) comment = '+ slide'
         else comment = `per-CPU ${hex(value)}`
       }
-      const text = this.#formatter.format(insn)
       lines.push(comment === '' ? text : `${text}  # ${comment}`)
       at += insn.length
       insn.free()

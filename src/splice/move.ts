@@ -122,7 +122,7 @@ export const originalOf = (image: Image, rva: Rva, length: number): Original | R
  * @param target where a branch goes (rva)
  */
 export const move = (image: Image, rva: Rva, length: number, flow: number, target: Rva): Moved | RefusalCode => {
-  const bytes = bytesAt(image, rva, length)
+  const bytes = bytesAt(image, rva, length).slice() // not a view: it is changed below
   if (flow === FLOW.branch) {
     // Only the plain near form: loop and jrcxz are short, and prefixed ones do not occur.
     if (length !== 6 || bytes[0] !== 0x0f || (bytes[1]! & 0xf0) !== 0x80) return 'cannot-move'
@@ -149,7 +149,7 @@ export const move = (image: Image, rva: Rva, length: number, flow: number, targe
     bytes.fill(0, offset, offset + 4)
   }
   if (fields.absOffset >= 0) {
-    fixups.push({ offset: fields.absOffset, kind: FIXUP_KIND.abs32, value: 0, trail: length - fields.absOffset - 4 })
+    fixups.push({ offset: fields.absOffset, kind: FIXUP_KIND.abs32, value: 0, trail: 0 })
   }
   fixups.sort((a, b) => a.offset - b.offset)
   return { bytes, fixups }

@@ -10,6 +10,7 @@ import type { SecondDecoder } from '../code/second.js'
 import { assert } from '../error.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
+import { indexOf } from '../image/search.js'
 import { isTraced } from '../liveness/convention.js'
 import { solveLiveness } from '../liveness/live.js'
 import type { Point } from '../probe/points.js'
@@ -134,7 +135,7 @@ class Planner {
     let any = false
     for (let i = 0; i < insns.count; i++) {
       if (insns.flow[i] !== FLOW.call && insns.flow[i] !== FLOW.indirectCall) continue
-      if (!reached[fn.graph.blockOfInsn[i]!] || ftrace.includes(insns.rva[i]!)) continue
+      if (!reached[fn.graph.blockOfInsn[i]!] || indexOf(ftrace, insns.rva[i]!) >= 0) continue
       any = true
       this.#single(point, `call:${this.at(fn, insns.rva[i]!, start)}`, fn, i)
     }

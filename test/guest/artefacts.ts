@@ -4,7 +4,7 @@
 // Left out: booting (guest.ts).
 
 import { spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -97,21 +97,17 @@ export function keygen(scratch: string, name: string): Key {
   return { key: join(scratch, `${name}.key`), cert: join(scratch, `${name}.crt`) }
 }
 
-/** Builds the module for one kernel, trusting one certificate, from a copy of kmod/. Returns the path of the .ko. */
+/** Builds the module for one kernel, trusting one certificate. Returns the path of the .ko. */
 export function buildModule(target: Kernel, cert: string, scratch: string): string {
   const folder = join(scratch, `kmod-${target.name}`)
-  cpSync(join(ROOT, 'kmod'), folder, { recursive: true })
-  must('make', ['-C', folder, `KDIR=${target.kdir}`, `CERT=${cert}`, 'CC=gcc-12', 'HOSTCC=gcc-12'])
+  must('make', ['-C', join(ROOT, 'kmod'), `KDIR=${target.kdir}`, `CERT=${cert}`, `OUT=${folder}`])
   return join(folder, 'kerninst.ko')
 }
 
-/** Builds the injector from a copy. Returns the path of the static program. */
+/** Returns the path of the static program. */
 export function buildInjector(scratch: string): string {
   const folder = join(scratch, 'injector')
-  cpSync(join(ROOT, 'injector'), folder, { recursive: true })
-  mkdirSync(join(scratch, 'kmod'), { recursive: true })
-  cpSync(join(ROOT, 'kmod/uapi'), join(scratch, 'kmod/uapi'), { recursive: true })
-  must('make', ['-C', folder, 'CC=gcc-12'])
+  must('make', ['-C', join(ROOT, 'injector'), `OUT=${folder}`, 'CC=gcc-12'])
   return join(folder, 'kerninst-inject')
 }
 
@@ -125,11 +121,13 @@ export interface PlanSummary {
 
 /** Plans programs for a kernel, signed with `key`; returns what `plan --json` says. */
 export function plan(target: Kernel, programs: readonly string[], key: Key, bundle: string): PlanSummary {
-  const args = programs.flatMap(one => ['-e', one])
-  return JSON.parse(mustKerninst('plan', target.vmlinux, '-o', bundle, ...args, '--key', key.key, '--cert', key.cert,
+  const file = `${bundle}.ki`
+  writeFileSync(file, programs.join('\n') + '\n')
+  return JSON.parse(mustKerninst('plan', target.vmlinux, '-o', bundle, '-p', file, '--key', key.key, '--cert', key.cert,
     '--json')) as PlanSummary
 }
 
+/** What `show --json` says of a bundle. */
 export function manifest(bundle: string): Manifest {
   return (JSON.parse(mustKerninst('show', bundle, '--json')) as { manifest: Manifest }).manifest
 }
