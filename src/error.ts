@@ -25,9 +25,10 @@ export class KerninstError extends Error {
   override readonly name = 'KerninstError'
   readonly exit: ExitCode
 
-  /** @param message one line: what is wrong, where, and what to do about it */
+  /** @param message one line: what is wrong, where, and what to do about it; names in it may come from damaged files,
+   *  so control characters are replaced */
   constructor(exit: ExitCode, message: string) {
-    super(message)
+    super(message.replace(/[\x00-\x1f\x7f-\x9f]/g, '?'))
     this.exit = exit
   }
 }

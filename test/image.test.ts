@@ -556,6 +556,9 @@ t.test('what is not a vmlinux is refused by name', async (t) => {
   is(stripped, /the image is stripped; use the vmlinux of the -dbg package/)
   tool('objcopy', '--strip-symbol=_text', mini, join(scratch, 'nameless'))
   is(join(scratch, 'nameless'), /no symbol _text/)
+  tool('objcopy', '--rename-section', '.init.text=a\n\x1b[2Jb', '--change-section-address', '.init.text=0', mini,
+    join(scratch, 'painted'))
+  is(join(scratch, 'painted'), /code section a\?\?\[2Jb is at 0x0/)
   tool('objcopy', '--strip-symbol=_end', mini, join(scratch, 'endless'))
   is(join(scratch, 'endless'), /symbol _end is missing/)
 })

@@ -1,17 +1,25 @@
 // In: symbols, and the executable sections. Out: the table of functions. Index space: func.
 // Invariant: start ascends strictly; start < end; both lie in one executable section. Functions may overlap: assembly
-// has labels inside others, which count as functions of their own (isFunc says which had a FUNC symbol).
-// Left out: __pfx_* (the padding before a function, objtool since 6.2) and __cfi_* (kCFI type hashes).
+// has labels inside others, which count as functions of their own (isFunc says which have a FUNC symbol).
+// Left out: code that no symbol covers, such as the bodies of weak functions that lost; __pfx_* (the padding before a
+// function, objtool since 6.2) and __cfi_* (kCFI type hashes).
 
-import { Symbols, nameRank } from './symbols.js'
-import { STT } from './elf.js'
+import { STB, STT } from './elf.js'
 import { NONE, type Rva } from './rva.js'
 import { indexOf } from './search.js'
+import type { Symbols } from './symbols.js'
 
 /** An executable section. */
 export interface Span {
   readonly start: Rva
   readonly end: Rva
+}
+
+/** How well a symbol names the function that starts at it; less is better. */
+const nameRank = (symbols: Symbols, symbol: number): number => {
+  const bind = symbols.bind[symbol]
+  const byBind = bind === STB.global ? 0 : bind === STB.weak ? 1 : 2
+  return byBind + (symbols.type[symbol] === STT.func ? 0 : 3)
 }
 
 export class Functions {

@@ -1,6 +1,6 @@
 // In: the path of a debug vmlinux, and perhaps of a kallsyms file. Out: Image, all that later stages know of the
 // kernel: its identity, code bytes, symbols, functions, special tables, and what KASLR changes. The file is closed.
-// Invariant: every rva in it is below imageBytes, but for sizes that the kernel's own symbols give.
+// Invariant: every rva of code in it is below imageBytes.
 // Left out: vmlinuz, and images without symbols.
 
 import { createHash } from 'node:crypto'

@@ -3,11 +3,10 @@
 // Left out: the kernel's special tables, which list places in code that no one jumps to, unwind data, and type data.
 
 import { addressReader, viewOf } from './address.js'
-import { SHT, type Elf } from './elf.js'
+import { SHF, SHT, type Elf } from './elf.js'
 import type { Span } from './functions.js'
 import { isCode, type Memory } from './memory.js'
 import { NONE } from './rva.js'
-import { SHF } from './elf.js'
 
 const NOT_POINTERS = /^(\.orc.*|\.BTF.*|__ksymtab.*|__kcrctab.*|\.notes|\.init\.scratch)$/
 

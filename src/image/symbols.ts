@@ -5,7 +5,7 @@
 
 import { EXIT, KerninstError } from '../error.js'
 import { addressReader, viewOf } from './address.js'
-import { SHN, SHT, STB, STT, type Elf } from './elf.js'
+import { SHN, SHT, STT, type Elf } from './elf.js'
 import { NONE, type Rva } from './rva.js'
 
 /** Elf64_Sym (gABI, "Symbol Table"). */
@@ -228,11 +228,4 @@ const sortNames = (
   }
   order.subarray(first, end).sort(compare)
   return end
-}
-
-/** How well a symbol names the function that starts at it; less is better. */
-export const nameRank = (symbols: Symbols, symbol: number): number => {
-  const bind = symbols.bind[symbol]
-  const byBind = bind === STB.global ? 0 : bind === STB.weak ? 1 : 2
-  return byBind + (symbols.type[symbol] === STT.func ? 0 : 3)
 }

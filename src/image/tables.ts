@@ -348,6 +348,7 @@ const readRuntimeConst = (tables: TableReader, memory: Memory): Pieces => {
       rvas.push(rva)
       lens.push(len)
     }
+    if (rvas.length > MAX_ENTRIES) throw tables.error(name, `brings the runtime constants to ${rvas.length}`)
   }
   const rva = Uint32Array.from(rvas)
   const order = sortedOrder(rva)
