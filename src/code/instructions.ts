@@ -49,7 +49,20 @@ const targetOf = (insn: Instruction): Rva => {
   return offset >= 0n && offset < 0xffffffffn ? Number(offset) : NONE
 }
 
+// Instructions that hand registers to someone whom iced does not know: a hypervisor, an enclave, firmware. The first
+// ones come back to the next instruction.
+const RESUMING = [
+  Mnemonic.Vmcall, Mnemonic.Vmmcall, Mnemonic.Tdcall, Mnemonic.Seamcall, Mnemonic.Vmgexit, Mnemonic.Encls,
+  Mnemonic.Enclv, Mnemonic.Vmfunc,
+] as const
+const RESUMES = new Set<Mnemonic>(RESUMING)
+const OPAQUE = new Set<Mnemonic>([
+  ...RESUMING, Mnemonic.Seamops, Mnemonic.Seamret, Mnemonic.Enclu, Mnemonic.Vmlaunch, Mnemonic.Vmresume, Mnemonic.Vmrun,
+  Mnemonic.Getsec,
+])
+
 const flowOf = (insn: Instruction): number => {
+  if (RESUMES.has(insn.mnemonic)) return FLOW.next
   switch (insn.flowControl) {
     case FlowControl.Next: return FLOW.next
     case FlowControl.UnconditionalBranch: return insn.isJmpShortOrNear ? FLOW.jump : FLOW.system
@@ -83,13 +96,6 @@ const isWide = (register: number): boolean => register >= 37 && register <= 68
 const SHIFTS = new Set<Mnemonic>([
   Mnemonic.Rol, Mnemonic.Ror, Mnemonic.Rcl, Mnemonic.Rcr, Mnemonic.Shl, Mnemonic.Sal, Mnemonic.Shr, Mnemonic.Sar,
   Mnemonic.Shld, Mnemonic.Shrd,
-])
-
-// Instructions that hand registers to someone whom iced does not know: a hypervisor, an enclave, firmware.
-const OPAQUE = new Set<Mnemonic>([
-  Mnemonic.Vmcall, Mnemonic.Vmmcall, Mnemonic.Tdcall, Mnemonic.Seamcall, Mnemonic.Seamops, Mnemonic.Seamret,
-  Mnemonic.Vmgexit, Mnemonic.Encls, Mnemonic.Enclu, Mnemonic.Enclv, Mnemonic.Vmlaunch, Mnemonic.Vmresume,
-  Mnemonic.Vmrun, Mnemonic.Vmfunc, Mnemonic.Getsec,
 ])
 
 // A shift by CL, or by an immediate of 0 after masking, may leave the flags alone.

@@ -13,7 +13,7 @@ export const REFUSALS = {
   'no-calls': 'the function makes no calls',
   // The place.
   'no-instruction': 'no instruction starts there',
-  'too-short': 'no instruction that runs exactly when this one does is long enough to be overwritten by a jump',
+  'too-short': 'no instruction that runs exactly when this one does is long enough, and free, to be overwritten by a jump',
   'site-taken': 'the instruction is already spliced in another way by this plan',
   // The instruction.
   'decoders-disagree': 'the two decoders do not agree on the instruction',

@@ -151,6 +151,8 @@ export const spliceFor = (
   }
   if (best !== undefined) return best
   if (taken) return 'site-taken'
+  // The start of nearly every function is an ftrace site or an ENDBR; what is missing is a neighbour that would do.
+  if (own === 'ftrace' || own === 'endbr') return 'too-short'
   if (typeof own === 'string') return own
   return there === undefined || there === '' ? 'site-taken' : there
 }

@@ -1,0 +1,427 @@
+// The planner from decoding to the checked plan. Judges: objdump (instruction boundaries), real execution (counting
+// code), a brute-force walker (equivalent blocks), and the plan checker, which is itself tested by breaking plans.
+
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { homedir, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { equivalentBlocks, runsWith } from '../src/cfg/equivalent.js'
+import { buildFunction, END, type FunctionGraph } from '../src/cfg/function.js'
+import { findTargets } from '../src/cfg/targets.js'
+import { decodeRanges, FLOW } from '../src/code/instructions.js'
+import { ALL, namesOf, RCX, RDX, RSI } from '../src/code/registers.js'
+import { SecondDecoder } from '../src/code/second.js'
+import { KerninstError } from '../src/error.js'
+import { loadImage, type Image } from '../src/image/image.js'
+import { NONE } from '../src/image/rva.js'
+import { solveLiveness } from '../src/liveness/live.js'
+import { resolvePoints } from '../src/probe/points.js'
+import { parseProgram } from '../src/probe/program.js'
+import { checkPlan } from '../src/splice/check.js'
+import { CodeBuffer } from '../src/splice/code.js'
+import { emitCounters } from '../src/splice/counter.js'
+import { describePlan } from '../src/splice/describe.js'
+import { makePlan, placeOf, type Plan } from '../src/splice/plan.js'
+import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
+
+const CACHE = process.env['KERNINST_CACHE'] ?? join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'kerninst')
+const KERNELS = ['6.1-cloud', '6.12-cloud'].map((name) => ({ name, path: join(CACHE, 'kernels', name, 'vmlinux') }))
+const ROOT = process.cwd()
+
+const seed = Number(process.env['KERNINST_SEED'] ?? Date.now() % 1_000_000_000)
+t.comment(`seed ${seed} (set KERNINST_SEED to repeat)`)
+
+/** xorshift32, from the printed seed. */
+const random = (() => {
+  let state = seed | 1
+  return (below: number): number => {
+    state ^= state << 13
+    state ^= state >>> 17
+    state ^= state << 5
+    return (state >>> 0) % below
+  }
+})()
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-plan-'))
+t.teardown(() => rmSync(scratch, { recursive: true, force: true }))
+
+t.test('imports go only to folders further left', (t) => {
+  const order = ['image', 'code', 'cfg', 'liveness', 'probe', 'splice', 'bundle', 'dump', 'report']
+  let imports = 0
+  for (const [place, folder] of order.entries()) {
+    for (const file of readdirSync(join(ROOT, 'src', folder))) {
+      const text = readFileSync(join(ROOT, 'src', folder, file), 'utf8')
+      for (const match of text.matchAll(/from '\.\.\/([a-z]+)\//g)) {
+        imports++
+        const to = order.indexOf(match[1]!)
+        if (to < 0 || to >= place) t.fail(`src/${folder}/${file} imports ${match[1]}`)
+      }
+    }
+  }
+  t.ok(imports > 50, `${imports} imports looked at`)
+  t.end()
+})
+
+t.test('programs', (t) => {
+  const good: [string, string[]][] = [
+    ['entry:vfs_read { @ = count() }', ['entry:vfs_read+0 @ 1:1']],
+    ['entry:a,return:a { @x = count(); }\n# note\ninsn:b.isra.0+0x1c { @ = count() } // end',
+      ['entry:a+0 @x 1:1', 'return:a+0 @x 1:9', 'insn:b.isra.0+28 @ 3:1']],
+    ['call:tcp_* { @ = count() @two = count() }', ['call:tcp_*+0 @ 1:1', 'call:tcp_*+0 @two 1:1']],
+    ['insn:f+16{@=count()}', ['insn:f+16 @ 1:1']],
+  ]
+  for (const [text, expected] of good) {
+    const probes = parseProgram(text, '-e').map((p) => `${p.kind}:${p.pattern}+${p.offset} @${p.aggregate} ${p.line}:${p.column}`)
+    t.same(probes, expected, text)
+  }
+  const bad: [string, RegExp][] = [
+    ['', /^-e:1:1: no probe here/],
+    ['entry:vfs_read', /^-e:1:15: '\{' is missing/],
+    ['enter:x { @ = count() }', /^-e:1:1: 'enter' is not one of .*did you mean entry\?/],
+    ['block:x { @ = count() }', /^-e:1:1: block: points are not served yet/],
+    ['entry:x+4 { @ = count() }', /^-e:1:8: entry: takes no offset/],
+    ['insn:x { @ = count() }', /insn: needs an offset/],
+    ['insn:x+ { @ = count() }', /an offset is missing/],
+    ['entry: { @ = count() }', /a function's name is missing/],
+    ['entry:x { }', /there is no action/],
+    ['entry:x { @ = hist(arg2) }', /^-e:1:15: 'hist' is not served/],
+    ['entry:x { @ = count( }', /'\)' is missing/],
+    ['entry:x { @ = count() @ = count() }', /given twice/],
+    ['entry:x /arg2 > 1/ { @ = count() }', /predicates are not served yet/],
+    ['entry:x {\n  @ = count()\n', /^-e:3:1: '\}' is missing/],
+    ['entry:x { @ = count() } garbage', /'garbage' is not one of/],
+  ]
+  for (const [text, message] of bad) {
+    t.throws(() => parseProgram(text, '-e'), { exit: 65, message }, JSON.stringify(text))
+  }
+  for (let i = 0; i < 3000; i++) {
+    const from = 'entry:vfs_read, insn:f+0x1c { @x = count(); } // #\n/*?'
+    let text = ''
+    for (let n = random(40); n > 0; n--) text += from.slice(random(from.length)).slice(0, 1 + random(8))
+    try {
+      parseProgram(text, 'fuzz')
+    } catch (error) {
+      if (!(error instanceof KerninstError)) t.fail(`${JSON.stringify(text)}: ${String(error)}`)
+    }
+  }
+  t.end()
+})
+
+// One instruction a line: hex bytes, then what is read, killed and only perhaps written.
+t.test('effects of instructions', (t) => {
+  const lines = `
+    89c8            reads rcx           kills rax
+    88c8            reads rcx           writes rax
+    4801d8          reads rax rbx       kills cf pf af zf sf of   writes rax
+    31c0            reads               kills rax cf pf af zf sf of
+    d3e0            reads rax rcx       writes cf pf af zf sf of  rax
+    c1e005          reads rax           kills cf pf af zf sf of
+    c1e020          reads rax           writes cf pf af zf sf of  rax
+    0f44c1          reads rax rcx zf    writes rax
+    ffc0            reads rax           kills pf af zf sf of
+    9c              reads rsp cf pf af zf sf of
+    9f              reads cf pf af zf sf writes rax
+    50              reads rax rsp
+    f348ab          reads rax rcx rdi
+    f3a6            reads rcx rsi rdi   writes cf pf af zf sf of
+    0f01c1          reads all
+    0f0f            reads all
+    0fc7f0          kills rax  cf pf af zf sf of
+    e9fbffffff      reads
+    0fbcc1          reads rcx           writes rax
+    0fa2            reads rax rcx       kills rbx rdx
+    0f30            reads rax rcx rdx
+    0f32            reads rcx           kills rax rdx`
+  const everything = namesOf(ALL)
+  for (const line of lines.trim().split('\n')) {
+    const [hex, ...words] = line.trim().split(/\s+/)
+    const want: Record<string, Set<string>> = { reads: new Set(), kills: new Set(), writes: new Set() }
+    let list = ''
+    for (const word of words) {
+      if (word in want) list = word
+      else for (const name of word === 'all' ? everything : [word]) want[list]!.add(name)
+    }
+    const insns = decodeRanges([{ start: 0x1000, bytes: Uint8Array.from(Buffer.from(hex!, 'hex')) }])
+    const reads = namesOf(insns.reads[0]!)
+    const kills = namesOf(insns.kills[0]!)
+    t.ok([...want['reads']!].every((r) => reads.includes(r)), `${hex} reads ${reads.join(' ')}`)
+    t.ok([...want['kills']!].every((r) => kills.includes(r)), `${hex} kills ${kills.join(' ')}`)
+    for (const name of want['writes']!) t.notOk(kills.includes(name), `${hex} does not certainly overwrite ${name}`)
+    if (want['reads']!.size === 0) t.same(reads.filter((r) => r !== 'rsp'), [], `${hex} reads nothing`)
+  }
+  t.end()
+})
+
+t.test('counting code, executed', (t) => {
+  const binary = join(scratch, 'run')
+  execFileSync('gcc', ['-O1', '-Wall', '-Werror', '-o', binary, join(ROOT, 'test/native/run.c')])
+  const cases: Uint8Array[] = []
+  const add = (live: number, slots: number): void => {
+    const code = new CodeBuffer()
+    emitCounters(code, live, Array.from({ length: slots }, (_, i) => i))
+    code.emit(0xc3)
+    const bytes = code.bytes()
+    const view = new DataView(bytes.buffer)
+    for (const fixup of code.fixups) {
+      t.equal(fixup.kind, FIXUP_KIND.slot64)
+      view.setBigUint64(fixup.offset, BigInt(fixup.value * 8), true)
+    }
+    const head = new Uint8Array(Uint32Array.of(live, slots, bytes.length).buffer)
+    cases.push(head, bytes)
+  }
+  // Every combination of flags with some registers, then every pair of free registers, then random sets.
+  for (let flags = 0; flags < 64; flags++) for (const gprs of [0xffff, 0xfffe, 0xfffc, 0xf0ff, 0x10, 0xfff7]) add((flags << 16) | gprs, 1)
+  for (let a = 0; a < 16; a++) for (let b = 0; b < 16; b++) add(ALL & ~(1 << a) & ~(1 << b), 1 + (a & 1))
+  for (let i = 0; i < 2000; i++) add(random(1 << 22), 1 + random(4))
+  const run = spawnSync(binary, [String(seed)], { input: Buffer.concat(cases), encoding: 'utf8' })
+  t.match(run.stdout, /^\d+ cases, 0 failures\n$/)
+  t.ok(Number(run.stdout.split(' ')[0]) > 20_000)
+  // The judge sees harm: code that counts but spoils rax.
+  const harmful = Buffer.concat([Buffer.from(Uint32Array.of(1, 0, 3).buffer), Buffer.from([0xff, 0xc0, 0xc3])])
+  t.equal(spawnSync(binary, ['1'], { input: harmful }).status, 1, 'harm is seen')
+  t.end()
+})
+
+// A graph from a list of successors; blocks are single instructions.
+const graphOf = (succ: number[][], ends: number[]): FunctionGraph => {
+  const start = new Uint32Array(succ.length + 1)
+  succ.forEach((list, i) => (start[i + 1] = start[i]! + list.length))
+  const zero = new Uint32Array(succ.length)
+  return {
+    name: 'random', start: 0, end: succ.length, blockCount: succ.length,
+    insns: { ...decodeRanges([]), count: 0 },
+    blockFirst: Uint32Array.from({ length: succ.length + 1 }, (_, i) => i), blockEnd: Uint8Array.from(ends),
+    blockOfInsn: zero, succStart: start, succ: Uint32Array.from(succ.flat()), entries: Uint32Array.of(0),
+    incomplete: '', alternativeLeaves: false,
+  }
+}
+
+t.test('equivalent blocks run equally often on random walks', (t) => {
+  let pairs = 0
+  for (let g = 0; g < 4000; g++) {
+    const n = 2 + random(9)
+    const ends: number[] = []
+    const succ = Array.from({ length: n }, (_, b) => {
+      const kind = random(8)
+      ends.push(kind === 0 ? END.return : kind === 1 ? END.leaks : 0)
+      if (kind === 0) return []
+      const list = [Math.min(n - 1, b + 1)]
+      if (random(2)) list.push(random(n))
+      return [...new Set(list)]
+    })
+    const graph = graphOf(succ, ends)
+    const claimed: [number, number][] = []
+    for (let a = 0; a < n; a++) for (const b of equivalentBlocks(graph, a)) if (a !== b) claimed.push([a, b])
+    pairs += claimed.length
+    for (let w = 0; w < 12 && claimed.length > 0; w++) {
+      const runs = new Array<number>(n).fill(0)
+      let at: number | undefined = 0
+      let ended = false
+      for (let steps = 0; steps < 60 && at !== undefined; steps++) {
+        runs[at]!++
+        // A leaking block may end the walk behind its last instruction.
+        if ((ends[at]! & END.leaks && random(3) === 0) || succ[at]!.length === 0) {
+          ended = true
+          break
+        }
+        at = succ[at]![random(succ[at]!.length)]
+      }
+      if (!ended) continue // cut off in the middle: counts may differ by the run in flight
+      for (const [a, b] of claimed) if (runs[a] !== runs[b]) t.fail(`blocks ${a} and ${b} of ${JSON.stringify({ succ, ends })}`)
+    }
+  }
+  t.ok(pairs > 2000, `${pairs} pairs`)
+  const diamond = graphOf([[1, 2], [3], [3], []], [0, 0, 0, END.return])
+  t.ok(runsWith(diamond, 0, 3), 'a diamond\'s join runs with its top')
+  t.notOk(runsWith(diamond, 0, 1), 'its side does not')
+  t.notOk(runsWith(graphOf([[1, 2], [3], [3], []], [0, END.leaks, 0, END.return]), 0, 3), 'not where a side may not go on')
+  t.notOk(runsWith(graphOf([[1], [1, 2], []], [0, 0, END.return]), 0, 1), 'a loop\'s head does not run with what comes before')
+  t.end()
+})
+
+/** A random sample of functions in .text. */
+const sample = (image: Image, count: number): number[] =>
+  Array.from({ length: count }, () => random(image.functions.count)).filter((f) => image.functions.start[f]! < image.textEnd)
+
+for (const kernel of KERNELS) {
+  t.test(kernel.name, async (t) => {
+    const image = loadImage(kernel.path)
+    const targets = findTargets(image)
+    const second = await SecondDecoder.load()
+    const program = 'entry:vfs_read,return:vfs_read,call:vfs_read,entry:tcp_sendmsg,return:tcp_sendmsg,entry:__schedule,' +
+      'return:do_sys_openat2,entry:handle_mm_fault,return:handle_mm_fault,insn:vfs_write+0x20,return:vfs_write { @ = count() }'
+    const planOf = (text: string): Plan => makePlan(image, targets, second, resolvePoints(image, parseProgram(text, 't'), 't'))
+    const plan = planOf(program)
+
+    t.test('instruction boundaries are objdump\'s', (t) => {
+      let compared = 0
+      for (const f of sample(image, 60)) {
+        const start = image.functions.start[f]!
+        const end = image.functions.end[f]!
+        const insns = decodeRanges([{ start, bytes: image.text.slice(start - image.textStart, end - image.textStart) }])
+        const address = (rva: number): string => '0x' + (image.base + BigInt(rva)).toString(16)
+        const text = execFileSync('objdump',
+          ['-d', '--no-show-raw-insn', '-w', `--start-address=${address(start)}`, `--stop-address=${address(end)}`, kernel.path],
+          { encoding: 'utf8', maxBuffer: 1 << 28 })
+        const theirs = [...text.matchAll(/^([0-9a-f]{16}):/gm)].map((m) => Number(BigInt('0x' + m[1]!) - image.base))
+        const ours = [...insns.rva]
+        compared += ours.length
+        t.same(ours, theirs, image.functions.nameOf(f))
+      }
+      t.ok(compared > 500, `${compared} instructions`)
+      t.end()
+    })
+
+    t.test('graphs are well formed', (t) => {
+      let complete = 0
+      const functions = sample(image, 1500)
+      for (const f of functions) {
+        const graph = buildFunction(image, targets, f)
+        const { insns, blockCount, blockFirst } = graph
+        if (graph.incomplete === '') complete++
+        for (let i = 1; i < insns.count; i++) if (insns.rva[i]! < insns.rva[i - 1]! + insns.length[i - 1]!) t.fail(`${graph.name}: overlap`)
+        for (let b = 0; b < blockCount; b++) {
+          if (blockFirst[b]! >= blockFirst[b + 1]!) t.fail(`${graph.name}: empty block`)
+          for (let i = blockFirst[b]!; i < blockFirst[b + 1]! - 1; i++) {
+            // Only the last instruction of a block may hand on control or be left for another place.
+            if (insns.flow[i] !== FLOW.next) t.fail(`${graph.name}: transfer inside a block`)
+            if (image.tables.exTable.insn.includes(insns.rva[i]!)) t.fail(`${graph.name}: a fault inside a block`)
+          }
+          for (let i = blockFirst[b]! + 1; i < blockFirst[b + 1]!; i++) {
+            if (targets.has(insns.rva[i]!)) t.fail(`${graph.name}: a jump into a block`)
+          }
+        }
+        for (const s of graph.succ) if (s >= blockCount) t.fail(`${graph.name}: an edge to nowhere`)
+      }
+      t.ok(complete > functions.length * 0.95, `${complete} of ${functions.length} complete`)
+      t.end()
+    })
+
+    t.test('liveness satisfies its equations where it is used', (t) => {
+      // At entry, a traced function's own arguments are live where it reads them: vfs_read reads file, buf, count.
+      const f = image.functions.functionsNamed('vfs_read')[0]!
+      const graph = buildFunction(image, targets, f)
+      const { liveIn } = solveLiveness(image, graph)
+      const first = [...graph.insns.rva].findIndex((rva) => rva > image.functions.start[f]! + 8)
+      t.equal(liveIn[first]! & (RSI | RDX), RSI | RDX, 'arguments')
+      for (const index of sample(image, 300)) {
+        const g = buildFunction(image, targets, index)
+        const live = solveLiveness(image, g)
+        for (let i = 0; i < g.insns.count; i++) {
+          if (g.insns.flow[i] !== FLOW.call && (live.liveIn[i]! & g.insns.reads[i]!) !== g.insns.reads[i]) t.fail(`${g.name}: a read register is dead`)
+        }
+      }
+      // 6.1: __ftrace_hash_rec_update keeps r11 over a call to hash_contains_ip.isra.0 (gcc's -fipa-ra).
+      const proof = image.functions.functionsNamed('__ftrace_hash_rec_update')[0]
+      if (kernel.name === '6.1-cloud') {
+        t.ok(proof !== undefined)
+        const g = buildFunction(image, targets, proof!)
+        const live = solveLiveness(image, g)
+        const calls = [...g.insns.flow.keys()].filter((i) => g.insns.flow[i] === FLOW.call && g.insns.target[i] !== NONE &&
+          placeOf(image, g.insns.target[i]!).startsWith('hash_contains_ip.isra.0+0x0'))
+        t.ok(calls.length > 0)
+        for (const i of calls) t.ok(live.liveIn[i]! & (1 << 11), 'r11 is live over the call')
+      }
+      t.end()
+    })
+
+    t.test('a plan is accepted, and the same twice', (t) => {
+      t.equal(plan.refused.filter((r) => r.code !== 'retpoline' && r.code !== 'no-instruction' && r.code !== 'static-call').length, 0,
+        JSON.stringify(plan.refused))
+      const checked = checkPlan(image, plan.tables, plan.live, plan.reserved, second)
+      t.equal(checked.sites, plan.tables.siteCount)
+      t.ok(plan.tables.siteCount >= 15)
+      t.same(planOf(program).tables, plan.tables)
+      const manifest = describePlan(image, plan, [program], { name: 'kerninst', version: '0' })
+      t.equal(manifest.sites.length, plan.tables.siteCount)
+      const entry = manifest.points.find((p) => p.point === 'entry:vfs_read')!
+      t.equal(entry.parts.length, 1)
+      const returns = manifest.points.find((p) => p.point === 'return:handle_mm_fault')!
+      t.ok(returns.parts.length >= 1)
+      for (const site of manifest.sites) t.ok(site.listing.length >= 3, `${site.at}: ${site.listing.join('; ')}`)
+      t.end()
+    })
+
+    t.test('no site is where the kernel\'s tables forbid one', (t) => {
+      const { tables } = image
+      const wide = planOf('entry:tcp_*,return:tcp_*,entry:ext4_*,return:*_open,call:do_exit { @ = count() }')
+      checkPlan(image, wide.tables, wide.live, wide.reserved, second)
+      t.ok(wide.tables.siteCount > 300, `${wide.tables.siteCount} sites`)
+      const fixed = new Set<number>()
+      const mark = (start: number, length: number): void => { for (let i = 0; i < length; i++) fixed.add(start + i) }
+      for (const rva of tables.ftrace) mark(rva, 5)
+      for (const rva of tables.staticKeys.rva) mark(rva, 2)
+      for (const rva of tables.staticCalls) mark(rva, 5)
+      for (const rva of tables.retpolineSites) mark(rva, 5)
+      for (const rva of tables.exTable.insn) mark(rva, 1)
+      for (const rva of tables.bugs) mark(rva, 2)
+      tables.alternatives.rva.forEach((rva, i) => mark(rva, tables.alternatives.len[i]!))
+      tables.paravirt.rva.forEach((rva, i) => mark(rva, tables.paravirt.len[i]!))
+      for (let s = 0; s < wide.tables.siteCount; s++) {
+        for (let i = 0; i < wide.tables.siteLength[s]!; i++) {
+          if (fixed.has(wide.tables.siteRva[s]! + i)) t.fail(placeOf(image, wide.tables.siteRva[s]!))
+        }
+      }
+      t.end()
+    })
+
+    t.test('refusals name a code and a point that can be served', (t) => {
+      const refused = planOf('entry:ftrace_caller,insn:vfs_read+0x1,return:do_exit,return:__x64_sys_exit { @ = count() }').refused
+      const codes = Object.fromEntries(refused.map((r) => [r.name, r.code]))
+      t.equal(codes['entry:ftrace_caller'], 'copied-text')
+      t.equal(codes['insn:vfs_read+0x1'], 'no-instruction')
+      t.equal(codes['return:do_exit'], 'never-returns')
+      const near = refused.find((r) => r.name === 'insn:vfs_read+0x1')!.nearest
+      t.match(near, /^insn:vfs_read\+0x/)
+      t.equal(planOf(`${near} { @ = count() }`).refused.length, 0, `${near} is served`)
+      t.throws(() => planOf('entry:vfs_raed { @ = count() }'), { exit: 65, message: /no function 'vfs_raed'; did you mean vfs_read\?/ })
+      t.throws(() => planOf('entry:zzz*zz { @ = count() }'), { exit: 65, message: /no function matches/ })
+      t.end()
+    })
+
+    t.test('the checker rejects every broken plan', (t) => {
+      const copy = (): { -readonly [K in keyof PatchTables]: PatchTables[K] } => structuredClone(plan.tables)
+      const rejects = (name: string, tables: PatchTables, live = plan.live): void => {
+        t.throws(() => checkPlan(image, tables, live, plan.reserved, second), { message: /^plan checker: / }, name)
+      }
+      // Every byte of the code matters: any one changed is seen.
+      let tried = 0
+      for (let i = 0; i < plan.tables.code.length; i++) {
+        const tables = copy()
+        tables.code[i]! ^= 1 << random(8)
+        const inFixup = plan.tables.fixupOffset.some((offset, f) =>
+          i >= offset && i < offset + (plan.tables.fixupKind[f] === FIXUP_KIND.slot64 ? 8 : 4) && plan.tables.fixupKind[f] !== FIXUP_KIND.abs32)
+        if (inFixup) continue // filled in on the target
+        tried++
+        try {
+          checkPlan(image, tables, plan.live, plan.reserved, second)
+          t.fail(`code+${i} may be changed from ${plan.tables.code[i]!.toString(16)} to ${tables.code[i]!.toString(16)}`)
+        } catch (error) {
+          if (!String(error).includes('plan checker')) throw error
+        }
+      }
+      t.ok(tried > 100)
+      for (let f = 0; f < plan.tables.fixupCount; f++) {
+        const moved = copy()
+        moved.fixupOffset[f]!++
+        rejects(`fixup ${f} moved`, moved)
+        if (plan.tables.fixupKind[f] === FIXUP_KIND.rel32) {
+          const wrong = copy()
+          wrong.fixupValue[f]!++
+          rejects(`fixup ${f} wrong`, wrong)
+        }
+      }
+      const early = copy()
+      early.siteRva[0]! -= 1
+      rejects('a site moved', early)
+      const short = copy()
+      short.siteExpected[0]! ^= 1
+      rejects('expected bytes changed', short)
+      rejects('everything live', plan.tables, plan.live.map(() => ALL))
+      rejects('one register live', plan.tables, plan.live.map((live) => live | RCX))
+      t.end()
+    })
+    t.end()
+  })
+}
