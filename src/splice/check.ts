@@ -93,6 +93,22 @@ class PatchReader {
   }
 }
 
+// The one encoding of each instruction of counting code that is accepted. Others may decode to the same and do less: a
+// prefix that is ignored, an operand of another width.
+const wanted = (insn: Instruction, r: number): number[] => {
+  const short = (opcode: number): number[] => (r < 8 ? [opcode + r] : [0x41, opcode + r - 8])
+  switch (insn.mnemonic) {
+    case Mnemonic.Push: return short(0x50)
+    case Mnemonic.Pop: return short(0x58)
+    case Mnemonic.Lahf: return [0x9f]
+    case Mnemonic.Sahf: return [0x9e]
+    case Mnemonic.Seto: return [0x0f, 0x90, 0xc0]
+    case Mnemonic.Add: return [0x04, 0x7f]
+    case Mnemonic.Mov: return r < 8 ? [0x48, 0xb8 + r] : [0x49, 0xb8 + r - 8]
+    default: return r < 8 ? [0x65, 0x48, 0xff, r] : [0x65, 0x49, 0xff, r - 8]
+  }
+}
+
 /** Reads the counting code at the reader; returns the slots counted, and leaves the reader behind it. */
 const checkCounters = (reader: PatchReader, live: RegisterSet): number[] => {
   const slots: number[] = []
@@ -105,20 +121,26 @@ const checkCounters = (reader: PatchReader, live: RegisterSet): number[] => {
     const start = reader.at
     const insn = reader.next()
     const r = insn.opCount > 0 && insn.op0Kind === OpKind.Register ? gpr64(insn.op0Register) : -1
+    const plain = (each: Instruction, register: number, at: number): void => {
+      if (wanted(each, register).some((byte, i) => byte !== reader.codeByte(at + i))) throw new Mistake('an unusual encoding')
+    }
     switch (insn.mnemonic) {
       case Mnemonic.Push:
         if (r < 0 || r === 4 || slots.length > 0) break
         if (changed & (1 << r)) throw new Mistake('a register is saved after it was changed')
         saved.push(r)
+        plain(insn, r, start)
         continue
       case Mnemonic.Lahf:
         if (flagsChanged || flagsSaved || slots.length) throw new Mistake('lahf after the flags changed')
         changed |= RAX
         flagsSaved = LAHF_FLAGS
+        plain(insn, 0, start)
         continue
       case Mnemonic.Seto:
         if (flagsSaved !== LAHF_FLAGS || slots.length || insn.op0Register !== Register.AL) throw new Mistake('unexpected seto')
         flagsSaved |= OF
+        plain(insn, 0, start)
         continue
       case Mnemonic.Mov: {
         if (insn.op1Kind !== OpKind.Immediate64 || r < 0 || !reader.hasFixup(start, reader.at)) break
@@ -131,6 +153,8 @@ const checkCounters = (reader: PatchReader, live: RegisterSet): number[] => {
         if (inc.mnemonic !== Mnemonic.Inc || inc.op0Kind !== OpKind.Memory || inc.memorySegment !== Register.GS ||
             gpr64(inc.memoryBase) !== pointer || inc.memoryIndex !== Register.None || inc.memoryDisplacement !== 0n ||
             inc.length !== 4 || inc.hasLockPrefix) throw new Mistake('the pointer is not followed by its increment')
+        plain(insn, r, start)
+        plain(inc, r, start + 10)
         flagsChanged |= INC_FLAGS
         continue
       }
@@ -138,17 +162,20 @@ const checkCounters = (reader: PatchReader, live: RegisterSet): number[] => {
         if (!(flagsSaved & OF) || insn.op0Register !== Register.AL || insn.immediate8 !== 0x7f) break
         flagsChanged |= LAHF_FLAGS
         flagsChanged &= ~OF
+        plain(insn, 0, start)
         continue
       case Mnemonic.Sahf:
         if (!flagsSaved || flagsSaved & OF && flagsChanged & OF) break
         flagsChanged &= ~LAHF_FLAGS
         flagsSaved = 0
+        plain(insn, 0, start)
         continue
       case Mnemonic.Pop: {
         if (saved.length === 0) break
         if (r !== saved.pop()) throw new Mistake('registers are not restored in reverse')
         if (flagsSaved) throw new Mistake('flags are restored after the register that holds them')
         changed &= ~(1 << r)
+        plain(insn, r, start)
         continue
       }
     }
