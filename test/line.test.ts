@@ -4,7 +4,7 @@
 // workload (test/guest/judge.c says why the comparison is exact), /proc/kcore shows its text before and after, and dmesg
 // what it complained of. Each kernel boots twice, with KASLR: with its default preemption and with preempt=full.
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -337,6 +337,20 @@ function badInput(t: Test, result: GuestResult): void {
   t.equal(code.get('last'), 0)
   t.equal(code.get('diff-unloaded'), 0, `text after unloading\n${text(result, 'diff-unloaded.out')}`)
 }
+
+t.test('the example programs are served whole', async t => {
+  const examples = readdirSync(join(ROOT, 'corpora/programs')).filter(name => name.endsWith('.ki'))
+  t.ok(examples.length >= 3)
+  for (const target of targets) {
+    for (const name of examples) {
+      const run = kerninst('plan', target.vmlinux, '-o', join(scratch, 'example'), '-p',
+        join(ROOT, 'corpora/programs', name), '--json')
+      t.equal(run.status, 0, `${target.name}, ${name}: ${run.stderr.trim()}`)
+      const { points, served } = JSON.parse(run.stdout) as { points: number, served: number }
+      t.equal(served, points, `all ${points} points of ${name}`)
+    }
+  }
+})
 
 t.test('a dump of another bundle is refused', async t => {
   const [one, two] = targets

@@ -62,6 +62,7 @@ mount -t tmpfs -o mode=1777,size=512m none /tmp
 mount -t tmpfs none /out
 mount -t tracefs none /sys/kernel/tracing
 mount -t debugfs none /sys/kernel/debug
+hostname guest
 ip link set lo up
 stty -F /dev/ttyS1 raw -echo
 stty -F /dev/ttyS2 raw -echo

@@ -1,0 +1,38 @@
+# Registers: what is free where, with calls that read all and returns that keep all.
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# expect-live: before a call to assembly everything is live; before one to a traced function r10, r11 and the flags are not.
+# expect insn:pressure+0x5         jump-over        pressure+0x5      free:                    flags live
+# expect insn:pressure+0x11        jump-over        pressure+0x11     free: r10 r11            flags free
+# expect return:pressure           return           pressure+0x1d     free: rcx rsi rdi r8 r9 r10 r11  flags free
+# expect return:keeps_all          return           keeps_all+0x7     free:                    flags live
+# expect insn:carry+0x5            jump-over        carry+0x5         free: r10 r11            flags live
+	.include "kernel.inc"
+
+	FUNCTION assembly
+	ret
+	END	assembly
+
+	TRACED	traced
+	RETURN
+	END	traced
+
+	TRACED	pressure
+	lea	0x12345678(%rdi), %rdi	# 7 bytes at 0x5: reads and writes rdi
+	call	assembly		# at 0xc
+	lea	0x12345678(%rdi), %rdi	# 7 bytes at 0x11
+	call	traced			# at 0x18
+	RETURN				# at 0x1d
+	END	pressure
+
+	FUNCTION keeps_all
+	lea	0x12345678(%rdi), %rax	# 7 bytes
+	RETURN				# at 0x7
+	END	keeps_all
+
+# The carry of the addition is read after the long instruction, which leaves flags alone.
+	TRACED	carry
+	lea	0x12345678(%rdi), %rdi	# at 0x5
+	adc	%rsi, %rdi		# at 0xc reads CF
+	FAR_JMP	traced
+	END	carry

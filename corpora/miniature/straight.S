@@ -1,0 +1,37 @@
+# One function, one block: the plainest case, and the tactics that do not need a graph.
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Each "expect" line is a point, and either the tactic and site that must serve it or "refused" and the code.
+#
+# expect entry:straight            jump-over        straight+0x5
+# expect return:straight           return           straight+0x13
+# expect insn:straight+0xc         jump-over        straight+0xc
+# expect insn:straight+0x6         refused          no-instruction
+# expect call:straight             refused          no-calls
+# expect entry:untraced            jump-over        untraced+0x0
+# expect entry:short               refused          too-short
+# expect return:short              refused          too-short
+# expect entry:rip                 jump-over        rip+0x5
+# expect entry:__fentry__          refused          copied-text
+	.include "kernel.inc"
+
+	TRACED	straight
+	mov	$0x12345678, %rax	# 7 bytes at 0x5
+	mov	$0x1234567, %r10	# 7 bytes at 0xc
+	RETURN				# at 0x13
+	END	straight
+
+	FUNCTION untraced
+	mov	$1, %eax
+	RETURN
+	END	untraced
+
+	TRACED	short
+	xor	%eax, %eax
+	ret
+	END	short
+
+	TRACED	rip
+	mov	init_task(%rip), %rax
+	RETURN
+	END	rip
