@@ -20,7 +20,7 @@ import { resolvePoints } from '../src/probe/points.js'
 import { parseProgram } from '../src/probe/program.js'
 import { checkPlan } from '../src/splice/check.js'
 import { CodeBuffer } from '../src/splice/code.js'
-import { emitCounters } from '../src/splice/counter.js'
+import { describeLive, emitCounters } from '../src/splice/counter.js'
 import { describePlan } from '../src/splice/describe.js'
 import { makePlan, placeOf, type Plan } from '../src/splice/plan.js'
 import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
@@ -237,6 +237,30 @@ t.test('equivalent blocks run equally often on random walks', (t) => {
   t.notOk(runsWith(diamond, 0, 1), 'its side does not')
   t.notOk(runsWith(graphOf([[1, 2], [3], [3], []], [0, END.leaks, 0, END.return]), 0, 3), 'not where a side may not go on')
   t.notOk(runsWith(graphOf([[1], [1, 2], []], [0, 0, END.return]), 0, 1), 'a loop\'s head does not run with what comes before')
+  t.end()
+})
+
+t.test('kernels in miniature', async (t) => {
+  const folder = join(ROOT, 'corpora/miniature')
+  const second = await SecondDecoder.load()
+  const sources = readdirSync(folder).filter((name) => name.endsWith('.S'))
+  t.ok(sources.length >= 4)
+  for (const source of sources) {
+    const path = join(scratch, source.replace('.S', '.elf'))
+    execFileSync(join(folder, 'build.sh'), [join(folder, source), path])
+    const image = loadImage(path)
+    const targets = findTargets(image)
+    const expects = [...readFileSync(join(folder, source), 'utf8').matchAll(/^# expect (\S+)\s+(.*)$/gm)]
+    if (expects.length === 0) throw new Error(`${source} expects nothing`)
+    for (const [, point, expected] of expects) {
+      const plan = makePlan(image, targets, second, resolvePoints(image, parseProgram(`${point} { @ = count() }`, 't'), 't'))
+      const free = expected!.includes('[')
+      const parts = plan.served.flatMap((served) => served.parts.map(({ site }) =>
+        `${plan.tactics[site]} ${placeOf(image, plan.tables.siteRva[site]!)}${free ? ` [${describeLive(plan.live[site]!)}]` : ''}`))
+      t.equal([...plan.refused.map((r) => `refused ${r.code}`), ...parts].join(', '), expected, `${source}: ${point}`)
+      checkPlan(image, plan.tables, plan.live, plan.reserved, second)
+    }
+  }
   t.end()
 })
 

@@ -1,15 +1,15 @@
 # Ways out: several returns, tail calls of each kind, a .cold part, a call that does not come back.
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# expect return:several            return           several+0xf
-# expect return:tail               retarget-jump    tail+0x8
-# expect return:conditional        retarget-branch  conditional+0x8
-# expect return:cold_too           return           cold_too+0xe
-# expect call:conditional          refused          no-calls
-# expect call:calls                retarget-call    calls+0x5
-# expect entry:calls               retarget-call    calls+0x5
-# expect return:calls              never-returns    -
-# expect return:through_register   refused          jump-table
+# expect return:several            return several+0xf, return several+0x19
+# expect return:tail               retarget-jump tail+0x8
+# expect return:conditional        retarget-branch conditional+0x8, return conditional+0x10
+# expect return:cold_too           return cold_too+0xe
+# expect call:conditional          refused no-calls
+# expect call:calls                retarget-call calls+0x5
+# expect entry:calls               retarget-call calls+0x5
+# expect return:calls              refused never-returns
+# expect return:through_register   refused jump-table
 	.include "kernel.inc"
 
 	TRACED	several
@@ -17,8 +17,8 @@
 	FAR_JE	1f			# at 0x7
 	xor	%eax, %eax		# at 0xd
 	RETURN				# at 0xf
-1:	mov	$1, %eax
-	RETURN
+1:	mov	$1, %eax		# at 0x14
+	RETURN				# at 0x19
 	END	several
 
 	TRACED	tail

@@ -1,22 +1,23 @@
 # Loops and joins: where another instruction may stand in for a point, and where it may not.
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# The loop's head is the first instruction after the ftrace site: counting there would count rounds.
-# expect entry:head                return           head+0x9
-# expect entry:spins               refused          too-short
+# The loop's head is the first instruction after the ftrace site: counting there would count rounds, and the return
+# behind it is only reached if the loop ends.
+# expect entry:head                refused too-short
+# expect entry:spins               refused too-short
 # A block that every run passes once, behind a branch, stands in for the entry.
-# expect entry:diamond             jump-over        diamond+0xd
+# expect entry:diamond             return diamond+0x12
 # Not where one side may not come back.
-# expect entry:leaky               refused          too-short
+# expect entry:leaky               refused too-short
 # Inside the loop, an instruction of the same block does.
-# expect insn:body+0xa             jump-over        body+0xc
-# expect return:body               return           body+0x16
+# expect insn:body+0xa             jump-over body+0xd
+# expect return:body               return body+0x16
 	.include "kernel.inc"
 
 	TRACED	head
 1:	dec	%edi			# at 0x5, a jump target
 	jne	1b			# at 0x7
-	RETURN				# at 0x9: runs once for each entry
+	RETURN				# at 0x9
 	END	head
 
 	TRACED	spins
@@ -30,7 +31,7 @@
 	inc	%esi			# at 0x9
 	jmp	1f			# at 0xb
 1:	mov	$7, %eax		# at 0xd
-	RETURN
+	RETURN				# at 0x12
 	END	diamond
 
 	TRACED	leaky
@@ -43,7 +44,7 @@
 
 	TRACED	body
 	mov	$10, %ecx		# at 0x5
-1:	add	%rsi, %rax		# at 0xa... the loop's head
+1:	add	%rsi, %rax		# at 0xa: the loop's head
 	mov	$3, %edx		# at 0xd
 	dec	%ecx			# at 0x12
 	jne	1b			# at 0x14

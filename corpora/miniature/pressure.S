@@ -1,12 +1,12 @@
 # Registers: what is free where, with calls that read all and returns that keep all.
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# expect-live: before a call to assembly everything is live; before one to a traced function r10, r11 and the flags are not.
-# expect insn:pressure+0x5         jump-over        pressure+0x5      free:                    flags live
-# expect insn:pressure+0x11        jump-over        pressure+0x11     free: r10 r11            flags free
-# expect return:pressure           return           pressure+0x1d     free: rcx rsi rdi r8 r9 r10 r11  flags free
-# expect return:keeps_all          return           keeps_all+0x7     free:                    flags live
-# expect insn:carry+0x5            jump-over        carry+0x5         free: r10 r11            flags live
+# Before a call to assembly everything is live; before one to a traced function r10, r11 and the flags are not.
+# expect insn:pressure+0x5         retarget-call pressure+0xc [no free register; flags live]
+# expect insn:pressure+0x11        retarget-call pressure+0x18 [free: r10 r11; flags free]
+# expect return:pressure           return pressure+0x1d [free: rcx rsi rdi r8 r9 r10 r11; flags free]
+# expect return:keeps_all          jump-over keeps_all+0x0 [free: rax; flags live]
+# expect insn:carry+0x5            jump-over carry+0x5 [free: rcx r8 r9 r10 r11; flags free]
 	.include "kernel.inc"
 
 	FUNCTION assembly
@@ -30,9 +30,9 @@
 	RETURN				# at 0x7
 	END	keeps_all
 
-# The carry of the addition is read after the long instruction, which leaves flags alone.
+# The carry is read behind the long instruction, and inc leaves it alone: nothing has to be saved.
 	TRACED	carry
 	lea	0x12345678(%rdi), %rdi	# at 0x5
 	adc	%rsi, %rdi		# at 0xc reads CF
-	FAR_JMP	traced
+	ret
 	END	carry

@@ -1,18 +1,19 @@
 # One function, one block: the plainest case, and the tactics that do not need a graph.
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Each "expect" line is a point, and either the tactic and site that must serve it or "refused" and the code.
+# Each "expect" line is a point, and the tactic and site that must serve each of its parts, or "refused" and the code.
+# Where a whole function is one block, its return is the cheapest site for every instruction in it.
 #
-# expect entry:straight            jump-over        straight+0x5
-# expect return:straight           return           straight+0x13
-# expect insn:straight+0xc         jump-over        straight+0xc
-# expect insn:straight+0x6         refused          no-instruction
-# expect call:straight             refused          no-calls
-# expect entry:untraced            jump-over        untraced+0x0
-# expect entry:short               refused          too-short
-# expect return:short              refused          too-short
-# expect entry:rip                 jump-over        rip+0x5
-# expect entry:__fentry__          refused          copied-text
+# expect entry:straight            return straight+0x13
+# expect return:straight           return straight+0x13
+# expect insn:straight+0xc         return straight+0x13
+# expect insn:straight+0x6         refused no-instruction
+# expect call:straight             refused no-calls
+# expect entry:untraced            jump-over untraced+0x0
+# expect entry:short               refused too-short
+# expect return:short              refused too-short
+# expect entry:rip                 jump-over rip+0x5
+# expect entry:__fentry__          refused head-text
 	.include "kernel.inc"
 
 	TRACED	straight
@@ -32,6 +33,6 @@
 	END	short
 
 	TRACED	rip
-	mov	init_task(%rip), %rax
-	RETURN
+	mov	init_task(%rip), %rax	# 7 bytes at 0x5
+	ret				# not a return site: cannot be spliced
 	END	rip

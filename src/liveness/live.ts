@@ -55,6 +55,8 @@ export const solveLiveness = (image: Image, graph: FunctionGraph): Liveness => {
       const direct = insns.flow[last] === FLOW.jump || insns.flow[last] === FLOW.branch
       away |= liveAtTailCall(image, direct && !opaque[last] ? insns.target[last]! : NONE)
     }
+    // A trap, or a call that does not come back: what an oops shows shall be what was there.
+    if (succStart[b] === succStart[b + 1] && away === 0) away = ALL
     liveAway[last] = away
   }
   for (let i = 0; i < insns.count; i++) {
