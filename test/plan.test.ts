@@ -390,6 +390,23 @@ for (const kernel of KERNELS) {
       t.end()
     })
 
+    t.test('returns of text that must not be touched are refused', (t) => {
+      // Their return sites are in the kernel's table like any other; serving one in ftrace_caller crashes the tracer.
+      const names = ['ftrace_caller', 'ftrace_regs_caller', 'return_to_handler', 'multi_cpu_stop', 'restore_processor_state',
+        'do_int3', 'kprobe_int3_handler', 'notify_die', 'native_machine_check', 'exc_page_fault', 'irqentry_enter']
+        .filter((name) => image.functions.functionsNamed(name).length === 1)
+      t.ok(names.length >= 8, names.join(' '))
+      const insns = names.flatMap((name) => {
+        const f = image.functions.functionsNamed(name)[0]!
+        const start = image.functions.start[f]!
+        const bytes = image.text.slice(start - image.textStart, image.functions.end[f]! - image.textStart)
+        return [...decodeRanges([{ start, bytes }]).rva].map((rva) => `insn:${name}+${rva - start}`)
+      })
+      const program = [...names.flatMap((name) => [`entry:${name}`, `return:${name}`]), ...insns].join(',')
+      t.same(planOf(`${program} { @ = count() }`).served.map((p) => p.name), [])
+      t.end()
+    })
+
     t.test('refusals name a code and a point that can be served', (t) => {
       const refused = planOf('entry:ftrace_caller,insn:vfs_read+0x1,return:do_exit,return:__x64_sys_exit { @ = count() }').refused
       const codes = Object.fromEntries(refused.map((r) => [r.name, r.code]))

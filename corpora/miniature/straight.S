@@ -13,7 +13,7 @@
 # expect entry:short               refused too-short
 # expect return:short              refused too-short
 # expect entry:rip                 jump-over rip+0x5
-# expect entry:__fentry__          refused head-text
+# expect entry:__fentry__          refused copied-text
 	.include "kernel.inc"
 
 	TRACED	straight

@@ -13,6 +13,7 @@ import type { SecondDecoder } from '../code/second.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
+import { codeNumber } from './refusal.js'
 import { EXPECTED_BYTES, FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_KIND, type PatchTables } from './tables.js'
 
 const INC_FLAGS: RegisterSet = PF | AF | ZF | SF | OF
@@ -248,6 +249,11 @@ export const checkPlan = (
   image: Image, tables: PatchTables, live: Uint32Array, reserved: Uint8Array, second: SecondDecoder,
 ): Checked => {
   const reader = new PatchReader(tables, second)
+  const { ranges, kprobeBlacklist, staticCallTrampolines } = image.tables
+  const forbidden: { start: Rva; end: Rva }[] = ranges.filter((r) => r.end > r.start)
+  for (const spans of [kprobeBlacklist, staticCallTrampolines]) {
+    spans.start.forEach((start, i) => forbidden.push({ start, end: spans.end[i]! }))
+  }
   const counted = new Uint8Array(tables.slotCount)
   let site = 0
   try {
@@ -262,9 +268,12 @@ export const checkPlan = (
       if (original.some((byte, i) => byte !== expected[i]) || expected.subarray(length).some((b) => b !== 0)) {
         throw new Mistake('the expected bytes are not the image\'s')
       }
-      const isForm = tables.siteFormClass[site] !== 0
-      for (let i = 0; i < length && !isForm; i++) {
-        if (reserved[rva + i - image.textStart] !== 0) throw new Mistake('a reserved byte would be overwritten')
+      const allowed = tables.siteFormClass[site] !== 0 ? codeNumber('return-site') : 0
+      for (let i = 0; i < length; i++) {
+        if (reserved[rva + i - image.textStart] !== allowed) throw new Mistake('a reserved byte would be overwritten')
+      }
+      for (const span of forbidden) {
+        if (rva < span.end && rva + length > span.start) throw new Mistake('in text that must not be touched')
       }
       while (reader.at < tables.sitePatch[site]!) {
         if (tables.code[reader.at] !== 0xcc) throw new Mistake('there is code between patches')

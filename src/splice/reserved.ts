@@ -31,8 +31,11 @@ const NO_PERCPU_BASE =
 export const findReserved = (image: Image): Uint8Array => {
   const { tables, textStart, textEnd, functions } = image
   const reserved = new Uint8Array(textEnd - textStart)
+  // The first reason given to a byte stays.
   const mark = (code: RefusalCode, start: Rva, end: Rva): void => {
-    reserved.fill(codeNumber(code), Math.max(start, textStart) - textStart, Math.max(end, textStart) - textStart)
+    const number = codeNumber(code)
+    const to = Math.min(end, textEnd) - textStart
+    for (let i = Math.max(start, textStart) - textStart; i < to; i++) if (reserved[i] === 0) reserved[i] = number
   }
   const markAll = (code: RefusalCode, starts: Uint32Array, length: number): void => {
     for (const start of starts) mark(code, start, start + length)
@@ -44,7 +47,8 @@ export const findReserved = (image: Image): Uint8Array => {
     for (const range of tables.ranges) if (range.name === name) mark(code, range.start, range.end)
   }
 
-  // Whole stretches first; what single instructions are says more, so it comes after.
+  // Whole stretches first: a return in text that must not be touched is no return site. Return sites come last, since
+  // they alone may be spliced after all.
   for (let f = 0; f < functions.count; f++) {
     const name = functions.nameOf(f)
     const start = functions.start[f]!
@@ -65,7 +69,6 @@ export const findReserved = (image: Image): Uint8Array => {
   markRange('entry-text', 'entry')
 
   markAll('retpoline', tables.retpolineSites, 5)
-  markAll('return-site', tables.returnSites, 5)
   markAll('cfi', tables.cfiSites, 5)
   markAll('endbr', tables.endbrSeals, 4)
   markAll('smp-lock', tables.smpLocks, 1)
@@ -77,6 +80,7 @@ export const findReserved = (image: Image): Uint8Array => {
   markAll('exception-table', tables.exTable.insn, 1)
   markAll('bug-table', tables.bugs, 2)
   markAll('ftrace', tables.ftrace, 5)
+  markAll('return-site', tables.returnSites, 5)
   return reserved
 }
 
