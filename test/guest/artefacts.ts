@@ -4,9 +4,9 @@
 // Left out: booting (guest.ts).
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { homedir } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { Manifest } from '../../src/splice/manifest.js'
 
@@ -79,8 +79,7 @@ export const mustKerninst = (...args: string[]): string => must(process.execPath
 /** Compiles a guest program: static, so that the initramfs needs no library. Returns its path. */
 export function program(source: string, scratch: string): string {
   mkdirSync(scratch, { recursive: true })
-  const name = source.replace(/^.*\//, '').replace(/\.c$/, '')
-  const output = join(scratch, name)
+  const output = join(scratch, basename(source, '.c'))
   must('gcc-12', ['-std=gnu11', '-O2', '-Wall', '-Wextra', '-Werror', '-static', '-pthread',
     '-I', join(ROOT, 'kmod/uapi'), '-I', join(ROOT, 'test/guest'), '-o', output, join(ROOT, source)])
   return output
@@ -102,6 +101,17 @@ export function buildModule(target: Kernel, cert: string, scratch: string): stri
   const folder = join(scratch, `kmod-${target.name}`)
   must('make', ['-C', join(ROOT, 'kmod'), `KDIR=${target.kdir}`, `CERT=${cert}`, `OUT=${folder}`])
   return join(folder, 'kerninst.ko')
+}
+
+/** Builds a module of one source file, for one kernel. Returns the path of the .ko. */
+export function buildSmallModule(target: Kernel, source: string, scratch: string): string {
+  const name = basename(source, '.c')
+  const folder = join(scratch, `${name}-${target.name}`)
+  mkdirSync(folder, { recursive: true })
+  copyFileSync(join(ROOT, source), join(folder, `${name}.c`))
+  writeFileSync(join(folder, 'Kbuild'), `obj-m := ${name}.o\n`)
+  must('make', ['-C', target.kdir, `M=${folder}`, 'modules'])
+  return join(folder, `${name}.ko`)
 }
 
 /** Returns the path of the static program. */
