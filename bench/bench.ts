@@ -104,7 +104,8 @@ peer kretprobe FTRACE mode=kretprobe symbol=${PLACE}
 echo 0 >/proc/sys/debug/kprobes-optimization
 peer kprobe-int3 plain mode=kprobe symbol=${PLACE} offset=${offset}
 for side in entry exit; do
-  set -- $(fentry $side ${PLACE} hit getpgid) || exit 8
+  said=$(fentry $side ${PLACE} hit getpgid) || exit 8
+  set -- $said
   row bpf-$side $1 $2 $3 $4 counted $6
 done
 row again-getpgid $(hit getpgid)
