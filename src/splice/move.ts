@@ -44,6 +44,10 @@ const ADDRESS_USERS = new Set<Mnemonic>([Mnemonic.Mov, Mnemonic.Cmp, Mnemonic.Ad
 const isOddlyLong = (insn: Instruction, value: bigint): boolean =>
   insn.mnemonic === Mnemonic.Mov ? value >= 0n : value >= -128n && value <= 127n
 
+// The same for movabs: a value that a shorter mov could have loaded (a physical address of the image, say).
+const fits32 = (value: bigint): boolean =>
+  BigInt.asUintN(32, value) === value || BigInt.asUintN(64, BigInt.asIntN(32, value)) === value
+
 const anyIn = (sorted: Uint32Array, start: Rva, end: Rva): number => {
   const i = lowerBound(sorted, start)
   return i < sorted.length && sorted[i]! < end ? sorted[i]! : -1
@@ -103,7 +107,7 @@ const readFields = (image: Image, rva: Rva, insn: Instruction, offsets: Offsets)
     const candidates: number[] = []
     for (let op = 0; op < insn.opCount; op++) {
       const kind = insn.opKind(op)
-      if (kind === OpKind.Immediate64 && inImage(insn.immediate64)) return 'cannot-move'
+      if (kind === OpKind.Immediate64 && (inImage(insn.immediate64) || fits32(insn.immediate64))) return 'cannot-move'
       // A 32-bit constant of that size may be an address's low half, or an ioctl number: it cannot be told.
       if (kind === OpKind.Immediate32 && inImage(BigInt.asIntN(32, BigInt(insn.immediate32)))) return 'cannot-move'
       if (kind === OpKind.Immediate32to64) {
