@@ -87,7 +87,8 @@ const inLibraries = name => LIBRARIES.some(folder => existsSync(join(folder, nam
 
 /** Package -> whether what is needed of it is here. */
 const TOOLS = [
-  ['gcc-12', () => onPath('gcc-12')],
+  ['gcc-12', () => onPath('gcc-12')], // what both kernels were built with
+  ['gcc', () => onPath('gcc') && onPath('cc')],
   ['libc6-dev', () => inLibraries('libc.a')],
   ['make', () => onPath('make')],
   ['binutils', () => onPath('ld') && onPath('objdump') && onPath('readelf') && onPath('objcopy')],
