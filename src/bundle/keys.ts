@@ -4,19 +4,10 @@
 
 import { createPrivateKey, createPublicKey, generateKeyPairSync, X509Certificate } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
-import {
-  closeSync,
-  fsyncSync,
-  linkSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeSync,
-} from 'node:fs'
+import { rmSync } from 'node:fs'
 import { basename } from 'node:path'
 import { EXIT, KerninstError } from '../error.js'
+import { mustNotExist, readLimited, writeNew } from '../file.js'
 import { checkRsa, parseCertificate, selfSigned } from './certificate.js'
 import type { Certificate } from './certificate.js'
 
@@ -24,51 +15,13 @@ const MAX_KEY_FILE = 64 * 1024
 /** Kernels and modules outlive calendars, and nothing on the target looks at the dates: 100 years. */
 const VALID_YEARS = 100
 
-const codeOf = (error: unknown): string =>
-  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : String(error)
-
-const exists = (path: string): boolean => statSync(path, { throwIfNoEntry: false }) !== undefined
-
-const cannotCreate = (path: string, code: string): KerninstError => {
-  const why = code === 'EEXIST' ? 'it exists, and is not overwritten' : code
-  return new KerninstError(EXIT.cannotCreate, `cannot create ${path}: ${why}`)
-}
-
-/** Writes a file that was not there before, complete or not at all: link() fails where rename() would overwrite. */
-const writeNew = (path: string, bytes: Uint8Array, mode: number): void => {
-  const temporary = `${path}.${process.pid}.tmp`
-  let created = false
-  try {
-    const fd = openSync(temporary, 'wx', mode)
-    created = true
-    try {
-      for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at)
-      fsyncSync(fd)
-    } finally {
-      closeSync(fd)
-    }
-    try {
-      linkSync(temporary, path)
-    } catch (error) {
-      if (codeOf(error) !== 'EPERM' || exists(path)) throw error
-      renameSync(temporary, path) // a file system without hard links
-    }
-  } catch (error) {
-    throw cannotCreate(path, codeOf(error))
-  } finally {
-    if (created) rmSync(temporary, { force: true })
-  }
-}
-
 /**
  * Makes a new RSA-3072 key: `NAME.key` (mode 0600) and its self-signed certificate `NAME.crt`.
  * @throws KerninstError (73) where either exists or cannot be written; then neither is new
  */
 export const keygen = (name: string): { key: string; certificate: string } => {
   const paths = { key: `${name}.key`, certificate: `${name}.crt` }
-  for (const path of [paths.key, paths.certificate]) {
-    if (exists(path)) throw cannotCreate(path, 'EEXIST')
-  }
+  for (const path of [paths.key, paths.certificate]) mustNotExist(path)
   const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 3072 })
   const from = new Date()
   const until = new Date(from)
@@ -83,19 +36,6 @@ export const keygen = (name: string): { key: string; certificate: string } => {
     throw error
   }
   return paths
-}
-
-const readSmall = (path: string): Buffer => {
-  let bytes: Buffer
-  try {
-    const { size } = statSync(path)
-    if (size > MAX_KEY_FILE) throw new KerninstError(EXIT.data, `${path}: ${size} bytes, too large for its purpose`)
-    bytes = readFileSync(path)
-  } catch (error) {
-    if (error instanceof KerninstError) throw error
-    throw new KerninstError(EXIT.noInput, `cannot read ${path}: ${codeOf(error)}`)
-  }
-  return bytes
 }
 
 /**
@@ -118,11 +58,11 @@ export const parseKey = (pem: Uint8Array, where: string): KeyObject => {
   return key
 }
 
-export const readKey = (path: string): KeyObject => parseKey(readSmall(path), path)
+export const readKey = (path: string): KeyObject => parseKey(readLimited(path, MAX_KEY_FILE), path)
 
 /** Reads a certificate file, DER or PEM, as DER. */
 export const readCertificateDer = (path: string): Uint8Array => {
-  const bytes = readSmall(path)
+  const bytes = readLimited(path, MAX_KEY_FILE)
   if (!bytes.subarray(0, 256).includes('-----BEGIN ')) return new Uint8Array(bytes)
   try {
     return new Uint8Array(new X509Certificate(bytes).raw)

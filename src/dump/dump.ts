@@ -3,17 +3,16 @@
 // bytes, and host and release are complete texts (not safe for a terminal: report/printable.ts). Left out: what the
 // slots mean, which is the bundle's.
 
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
 import { DUMP, DUMP_MAGIC, HEAP, HEAP_MAGIC, HEAP_STATE } from '../bundle/layout.js'
 import { LENGTH, MAX, SIZE, VERSION, alignUp } from '../bundle/layout.js'
 import { EXIT, KerninstError, assert } from '../error.js'
+import { readLimited } from '../file.js'
 
 const PAGE = 4096
 /** The most CPUs that an x86-64 kernel can be built for (NR_CPUS in arch/x86/Kconfig; Debian's 6.1 and 6.12 are). */
 const MAX_CPUS = 8192
 /** KASLR moves the kernel by multiples of this: CONFIG_PHYSICAL_ALIGN on x86-64, 6.1 and 6.12. */
 const SLIDE_ALIGN = 2n ** 21n
-const CHUNK = 2 ** 28 // bytes of one read()
 
 export interface DumpLimits {
   /** Bytes of the whole file; one array buffer holds it. */
@@ -40,38 +39,6 @@ export interface Dump {
   readonly count: (cpu: number, slot: number) => bigint
 }
 
-const codeOf = (error: unknown): string =>
-  error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : String(error)
-
-const readWhole = (path: string, limits: DumpLimits): Uint8Array => {
-  let fd: number
-  try {
-    fd = openSync(path, 'r')
-  } catch (error) {
-    throw new KerninstError(EXIT.noInput, `cannot read ${path}: ${codeOf(error)}`)
-  }
-  try {
-    const stat = fstatSync(fd)
-    if (!stat.isFile()) throw new KerninstError(EXIT.noInput, `${path}: not a file`)
-    if (stat.size > limits.bytes) {
-      throw new KerninstError(EXIT.data, `${path}: ${stat.size} bytes, more than the limit of ${limits.bytes}`)
-    }
-    const bytes = new Uint8Array(stat.size)
-    let at = 0
-    while (at < bytes.length) {
-      const got = readSync(fd, bytes, at, Math.min(CHUNK, bytes.length - at), at)
-      if (got === 0) break // it shrank; the checks below will tell
-      at += got
-    }
-    return bytes.subarray(0, at)
-  } catch (error) {
-    if (error instanceof KerninstError) throw error
-    throw new KerninstError(EXIT.io, `cannot read ${path}: ${codeOf(error)}`)
-  } finally {
-    closeSync(fd)
-  }
-}
-
 /**
  * Reads a dump from a file, or from bytes, which it goes on using.
  * @throws KerninstError: 65 where it is no dump, cut off, or contradicts itself; 66 and 74 where it cannot be read
@@ -81,7 +48,7 @@ export const readDump = (source: string | Uint8Array, limits: DumpLimits = DUMP_
   const refuse = (what: string): never => {
     throw new KerninstError(EXIT.data, `${where}: ${what}`)
   }
-  const bytes = typeof source === 'string' ? readWhole(source, limits) : source
+  const bytes = typeof source === 'string' ? readLimited(source, limits.bytes) : source
   if (bytes.length > limits.bytes) refuse(`${bytes.length} bytes, more than the limit of ${limits.bytes}`)
   if (bytes.length < LENGTH.magic) refuse('no kerninst dump: too short')
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)

@@ -4,8 +4,8 @@
 // Left out: vmlinuz, and images without symbols.
 
 import { createHash } from 'node:crypto'
-import { readFileSync, statSync } from 'node:fs'
 import { EXIT, KerninstError, assert } from '../error.js'
+import { readLimited } from '../file.js'
 import { SHF, openElf, type Elf } from './elf.js'
 import { Functions } from './functions.js'
 import { MAX_KALLSYMS_BYTES, parseKallsyms } from './kallsyms.js'
@@ -113,17 +113,7 @@ const readRegions = (path: string, elf: Elf, memory: Memory, base: bigint, image
 }
 
 const checkKallsyms = (path: string, symbols: Symbols, base: bigint): void => {
-  let text: string
-  try {
-    if (statSync(path).size > MAX_KALLSYMS_BYTES) {
-      throw new KerninstError(EXIT.data, `${path}: larger than ${MAX_KALLSYMS_BYTES} bytes`)
-    }
-    text = readFileSync(path, 'latin1')
-  } catch (error) {
-    if (error instanceof KerninstError) throw error
-    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
-    throw new KerninstError(EXIT.noInput, `${path}: cannot be read (${code})`)
-  }
+  const text = readLimited(path, MAX_KALLSYMS_BYTES).toString('latin1')
   parseKallsyms(text, symbols, base, path)
 }
 
