@@ -58,7 +58,7 @@ struct kheap {
 	u64 bytes;			/* of the user mapping */
 };
 
-/* payload.c's reason, or another, as an errno; also notes it. */
+/* refusal.c */
 int kerninst_refuse(struct kerninst_request *req, u32 reason);
 
 /* signature.c */

@@ -50,42 +50,6 @@ struct parcel {
 	u8 sha256[SHA256_DIGEST_SIZE];
 };
 
-/* Note the reason; return its errno, as listed in the contract. */
-int kerninst_refuse(struct kerninst_request *req, u32 reason)
-{
-	req->reason = reason;
-	switch (reason) {
-	case KERNINST_OK:
-		return 0;
-	case KERNINST_E_TOO_LARGE:
-		return -E2BIG;
-	case KERNINST_E_MALFORMED:
-		return -EINVAL;
-	case KERNINST_E_NO_KEY:
-		return -ENOKEY;
-	case KERNINST_E_UNSIGNED:
-	case KERNINST_E_BAD_SIGNATURE:
-		return -EKEYREJECTED;
-	case KERNINST_E_BUILD_ID:
-	case KERNINST_E_SLIDE:
-	case KERNINST_E_SITE_BYTES:
-		return -ESTALE;
-	case KERNINST_E_BUSY:
-	case KERNINST_E_FOREIGN:
-		return -EBUSY;
-	case KERNINST_E_NOT_APPLIED:
-		return -ENOENT;
-	case KERNINST_E_SPACE:
-		return -ENOSPC;
-	case KERNINST_E_MEMORY:
-		return -ENOMEM;
-	case KERNINST_E_REACH:
-		return -ERANGE;
-	default:
-		return -EIO;	/* KERNINST_E_STOP */
-	}
-}
-
 static void parcel_free(struct parcel *parcel)
 {
 	kvfree(parcel->signature);

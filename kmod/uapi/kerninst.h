@@ -53,6 +53,13 @@
  * A result that does not fit its field refuses the bundle. Fixups are sorted
  * by offset and do not overlap each other or a tail.
  *
+ * Also: link_base is page-aligned and in the top 2 GiB; each table starts at
+ * the first aligned offset after the one before; there is at least one site,
+ * one slot and one byte of code. A site with a form_class is KERNINST_JMP,
+ * five bytes, with a tail; any other has none. A jmp form has zero bytes. The
+ * value of an ABS32 fixup is zero; a trail is at most 10, and zero for ABS32
+ * and SLOT64.
+ *
  * The kernel does all of: verify the signature over exactly the bytes it then
  * uses, check every field, the build id, the slide and every expected byte,
  * build all patches, and only then stop the machine and write all sites, or
