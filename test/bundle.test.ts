@@ -857,3 +857,9 @@ t.test('bundle: a large one, written, read, and any of its bits', async (t) => {
     t.ok(exit === EXIT.data || exit === EXIT.refused, `bit ${bit}`)
   }
 })
+
+t.test('the injector\'s parsers pass their own test under sanitizers', (t) => {
+  const out = run('make', ['-C', 'injector', 'check', `OUT=${scratch}`]).toString()
+  t.match(out, /\n[1-9]\d{4,} checks, 0 failures\n/)
+  t.end()
+})
