@@ -2,6 +2,9 @@
 // In: what is to be run (demo, test or bench) and the recipes in corpora/kernels. Out: every tool that it needs is
 // installed, and every kernel that it needs lies complete in the cache, described by its got.json:
 //   { recipe, release, vmlinux, vmlinuz, kdir, packages: [{ name, version, bytes, sha256 }] }   paths beside got.json
+// A recipe has name, description, release (a pattern of uname -r) and packages: the names by role, in which {release} is
+// the whole release and {abi} the part that all flavours share. linux-compiler-gcc-12-x86 is not among them: it holds
+// nothing but a dependency on gcc-12.
 // Invariant: a kernel's folder exists only when it is complete (it is filled under another name, then renamed), and
 // nothing is skipped in silence: what cannot be had ends the run with the command that would get it.
 // Left out: building anything. Plain Node without dependencies, since it runs before them; Debian's own apt does the
