@@ -8,8 +8,11 @@ import { keygen, readCertificateDer, readKey } from './bundle/keys.js'
 import { readDump } from './dump/dump.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import { planBundle, type PlanResult, type Program } from './pipeline.js'
+import {
+  analyzeFunction, functionsNamed, openGround, planBundle, type PlanResult, type Program,
+} from './pipeline.js'
 import { reportCsv } from './report/csv.js'
+import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
 import { reportNumbers } from './report/numbers.js'
 import { printable } from './report/printable.js'
@@ -141,6 +144,36 @@ program
   .option('--cert <file>', 'its certificate')
   .option('--json', 'figures of the plan on stdout')
   .action(plan)
+
+program
+  .command('cfg')
+  .description('control flow and live registers of functions')
+  .argument('<image>')
+  .argument('[function...]', 'all where none is given')
+  .option('--format <format>', 'text, json (one line a function) or dot', 'text')
+  .action(async (path: string, names: string[], options: { format: string }) => {
+    if (!['text', 'json', 'dot'].includes(options.format)) {
+      throw new KerninstError(EXIT.usage, `no format '${printable(options.format)}': there are text, json, dot`)
+    }
+    const ground = await openGround(path)
+    for (const index of functionsNamed(ground.image, names)) {
+      const { graph, liveness } = analyzeFunction(ground, index)
+      process.stdout.write(options.format === 'json' ? graphJson(ground.image, graph, liveness) + '\n'
+        : options.format === 'dot' ? graphDot(ground.image, graph) : graphText(ground.image, graph, liveness))
+    }
+  })
+
+program
+  .command('disasm')
+  .description('one function, with live registers and how each instruction could be spliced')
+  .argument('<image>')
+  .argument('<function>')
+  .action(async (path: string, name: string) => {
+    const ground = await openGround(path)
+    for (const index of functionsNamed(ground.image, [name])) {
+      process.stdout.write(disassembly(ground, analyzeFunction(ground, index)))
+    }
+  })
 
 program
   .command('keygen')

@@ -3,17 +3,21 @@
 
 import type { KeyObject } from 'node:crypto'
 import { writeBundle } from './bundle/bundle.js'
+import { buildFunction } from './cfg/function.js'
 import { findTargets } from './cfg/targets.js'
 import { SecondDecoder } from './code/second.js'
 import { loadImage, type Image } from './image/image.js'
+import { solveLiveness } from './liveness/live.js'
 import { parseProgram, type Probe } from './probe/program.js'
 import { resolvePoints, type Point } from './probe/points.js'
 import { checkPlan } from './splice/check.js'
 import { describePlan } from './splice/describe.js'
 import type { Manifest } from './splice/manifest.js'
 import { makePlan, type Plan } from './splice/plan.js'
-import { EXIT, KerninstError } from './error.js'
+import { findReserved } from './splice/reserved.js'
+import type { Ground, PlannedFunction } from './splice/site.js'
 import type { TargetIdentity } from './splice/tables.js'
+import { EXIT, KerninstError } from './error.js'
 
 /** A probe program and where it is from. */
 export interface Program {
@@ -87,6 +91,31 @@ export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const bundle = await stage('bundle', () =>
     writeBundle({ manifest, target: identify(image), tables: plan.tables, ...(key && cert ? { key, cert } : {}) }))
   return { bundle, plan, manifest, image, seconds }
+}
+
+/** Everything that looking at single functions needs. */
+export const openGround = async (path: string): Promise<Ground> => {
+  const image = loadImage(path)
+  return { image, targets: findTargets(image), reserved: findReserved(image), second: await SecondDecoder.load() }
+}
+
+/** One function's graph and liveness. */
+export const analyzeFunction = (ground: Ground, index: number): PlannedFunction => {
+  const graph = buildFunction(ground.image, ground.targets, index)
+  return { index, graph, liveness: solveLiveness(ground.image, graph) }
+}
+
+/**
+ * The functions of these names; all where none is given.
+ * @throws KerninstError (65) where one does not exist
+ */
+export const functionsNamed = (image: Image, names: readonly string[]): number[] => {
+  if (names.length === 0) return Array.from({ length: image.functions.count }, (_, f) => f)
+  return names.flatMap((name) => {
+    const found = image.functions.functionsNamed(name)
+    if (found.length === 0) throw new KerninstError(EXIT.data, `${image.path} has no function '${name}'`)
+    return found
+  })
 }
 
 const resolveAll = (image: Image, programs: readonly { source: string; probes: Probe[] }[]): Point[] => {

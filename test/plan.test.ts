@@ -265,6 +265,35 @@ t.test('kernels in miniature', async (t) => {
   t.end()
 })
 
+t.test('cfg and disasm', (t) => {
+  const path = join(scratch, 'exits.elf')
+  const cli = (...args: string[]): ReturnType<typeof spawnSync> =>
+    spawnSync(process.execPath, [join(ROOT, 'dist/cli.js'), ...args], { encoding: 'utf8' })
+  const json = cli('cfg', path, 'conditional', '--format', 'json')
+  t.equal(json.status, 0)
+  const graph = JSON.parse(String(json.stdout)) as {
+    name: string, start: string, end: string, blocks: { start: string, end: string, succ: string[], liveIn: string[] }[]
+  }
+  t.equal(graph.name, 'conditional')
+  const start = BigInt(graph.start)
+  const offset = (address: string): number => Number(BigInt(address) - start)
+  t.same(graph.blocks.map((b) => [offset(b.start), offset(b.end), b.succ.map(offset)]),
+    [[0, 5, [5]], [5, 14, [14]], [14, 21, []]], 'blocks and edges; the conditional tail call is no edge')
+  t.notOk(graph.blocks[2]!.liveIn.includes('rax'), 'rax is overwritten')
+  t.ok(graph.blocks[2]!.liveIn.includes('rbx'), 'rbx is the caller\'s')
+  const all = String(cli('cfg', path, '--format', 'json').stdout).trim().split('\n').map((line) => (JSON.parse(line) as { name: string }).name)
+  t.ok(all.includes('several') && all.includes('vmap'))
+  t.match(String(cli('cfg', path, 'several').stdout), /several\+0x14  10 bytes  -> return/)
+  t.match(String(cli('cfg', path, 'several', '--format', 'dot').stdout), /^digraph "several" \{\n[^]*b1 -> b3\n[^]*\}\n$/)
+  t.match(String(cli('disasm', path, 'tail').stdout), /jmp 0x[0-9a-f]+ +retarget-jump, 3 added +live: /)
+  for (const [args, status] of [[['cfg', path, 'nobody'], 65], [['cfg', path, '--format', 'svg'], 64], [['disasm', path], 64]] as const) {
+    const run = cli(...args)
+    t.equal(run.status, status, args.join(' '))
+    t.match(String(run.stderr), /^kerninst: [^\n]+\n$/)
+  }
+  t.end()
+})
+
 /** A random sample of functions in .text. */
 const sample = (image: Image, count: number): number[] =>
   Array.from({ length: count }, () => random(image.functions.count)).filter((f) => image.functions.start[f]! < image.textEnd)

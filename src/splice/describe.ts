@@ -8,7 +8,8 @@ import { placeOf, type Plan } from './plan.js'
 import { instrumentableBytes } from './reserved.js'
 import { FIXUP_KIND } from './tables.js'
 
-class Lister {
+/** Writes instructions as text, in AT&T syntax. */
+export class Lister {
   readonly #formatter = new Formatter(FormatterSyntax.Gas)
 
   constructor() {
