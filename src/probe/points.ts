@@ -15,6 +15,9 @@ export interface Point {
   readonly aggregate: string
 }
 
+// A part of a function that gcc has moved away; wildcards mean the functions themselves.
+const isColdPart = (name: string): boolean => /\.cold(\.\d+)?$/.test(name)
+
 const toRegExp = (pattern: string): RegExp =>
   new RegExp('^' + pattern.replace(/[.$+]/g, '\\$&').replace(/\*/g, '.*').replace(/\?/g, '.') + '$')
 
@@ -56,7 +59,7 @@ export const resolvePoints = (image: Image, probes: readonly Probe[], source: st
       let matched = false
       for (let f = 0; f < image.functions.count; f++) {
         const name = image.functions.nameOf(f)
-        if (!pattern.test(name)) continue
+        if (!pattern.test(name) || isColdPart(name)) continue
         matched = true
         add(probe, image.functions.functionsNamed(name).length > 1 ? NONE : f, name)
       }

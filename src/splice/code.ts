@@ -12,7 +12,7 @@ export interface Fixup {
 }
 
 export class CodeBuffer {
-  #bytes = new Uint8Array(1 << 16)
+  #bytes = new Uint8Array(64)
   #length = 0
   readonly fixups: Fixup[] = []
 

@@ -35,10 +35,10 @@ export class Lister {
   patch(image: Image, plan: Plan, start: number, end: number, tail: number, firstFixup: number): string[] {
     const { code, fixupOffset, fixupKind, fixupValue, fixupCount } = plan.tables
     const lines: string[] = []
-    const decoder = new Decoder(64, code, DecoderOptions.None)
+    const decoder = new Decoder(64, code.subarray(start, end), DecoderOptions.None)
     let fixup = firstFixup
     for (let at = start; at < end && code[at] !== 0xcc; ) {
-      decoder.position = at
+      decoder.position = at - start
       decoder.ip = BigInt(at)
       const insn = decoder.decode()
       let text = this.#formatter.format(insn)

@@ -40,6 +40,9 @@ export interface Splice {
   readonly cost: number //     instructions added per hit
 }
 
+/** No splice adds fewer instructions: a redirected transfer, a pointer, an increment, where nothing has to be saved. */
+const LEAST_COST = 3
+
 /** What is known of the whole image while sites are chosen. */
 export interface Ground {
   readonly image: Image
@@ -141,10 +144,16 @@ export const spliceFor = (
       for (let i = graph.blockFirst[b]!; i < graph.blockFirst[b + 1]!; i++) if (i !== insn) list.push(i)
       return list.sort((x, y) => Math.abs(x - insn) - Math.abs(y - insn))
     }
-    for (const i of distanceOrder(block)) consider(spliceBefore(ground, fn, i))
+    const search = (b: number): void => {
+      for (const i of distanceOrder(b)) {
+        if (best !== undefined && best.cost <= LEAST_COST) return
+        consider(spliceBefore(ground, fn, i))
+      }
+    }
+    search(block)
     if (best === undefined) {
       for (const other of equivalentBlocks(graph, block).slice(1)) {
-        for (const i of distanceOrder(other)) consider(spliceBefore(ground, fn, i))
+        search(other)
         if (best !== undefined) break
       }
     }
