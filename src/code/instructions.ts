@@ -1,26 +1,14 @@
-// Instructions of some ranges of code, as a table: what the control flow and the liveness stages need to know of each.
-// The decoder is iced-x86; what it says is taken over except where it is known to say too much (see `effects`).
-// Left out: operands. Who moves an instruction decodes it again (splice/relocate.ts).
+// Instructions of some code, as a table: what the control flow and the liveness stages need to know of each. Decoding
+// goes through one table for the whole process (table.ts), behind which iced-x86 answers what is new.
+// Left out: operands. Who moves an instruction decodes it again (splice/move.ts).
 
-import {
-  Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-} from 'iced-x86'
 import { NONE, type Rva } from '../image/rva.js'
-import { AF, ALL, CF, OF, PF, SF, ZF, type RegisterSet } from './registers.js'
+import { FLOW_MASK, FLOW_SHIFT, GS_SHIFT, REL_MASK, REL_SHIFT, RIP_MASK, RIP_SHIFT } from './facts.js'
+import { FLOW } from './flow.js'
+import { ALL } from './registers.js'
+import { DecodeTable } from './table.js'
 
-/** How an instruction hands on control. */
-export const FLOW = {
-  next: 0,
-  jump: 1, //         direct, unconditional
-  branch: 2, //       direct, conditional: jcc, loop, jrcxz
-  call: 3, //         direct
-  indirectJump: 4,
-  indirectCall: 5,
-  return: 6, //       ret (near); iret and sysret are `system`
-  trap: 7, //         ud0, ud1, ud2, int3
-  system: 8, //       syscall, iret, int n, xbegin, far transfers: nothing is known
-  invalid: 9, //      does not decode
-} as const
+export { FLOW } from './flow.js'
 
 export interface Instructions {
   readonly count: number
@@ -32,6 +20,7 @@ export interface Instructions {
   readonly kills: Uint32Array //  insn -> register set that it certainly overwrites, whole and always
   readonly writes: Uint32Array // insn -> register set that it may change
   readonly changesGs: Uint8Array // insn -> 1 when it may change the GS base, through which counters are reached
+  readonly ripAt: Uint8Array //   insn -> place in it of the 4-byte displacement of a rip-relative operand; 0: none
 }
 
 /** A range of code: bytes[0] lies at `start`. */
@@ -40,115 +29,96 @@ export interface CodeRange {
   readonly bytes: Uint8Array
 }
 
-// iced's IP is 64 bits. Rvas are decoded at this base, so that a target below rva 0 (a per-CPU address, say) or above
-// 4 GiB is seen to lie outside and becomes NONE.
-const IP_BASE = 0x4000_0000_0000n
+/** Ranges up to this many bytes are decoded in a buffer that is kept; they are nearly all. */
+const KEPT_BYTES = 1 << 16
 
-const targetOf = (insn: Instruction): Rva => {
-  const offset = insn.nearBranchTarget - IP_BASE
-  return offset >= 0n && offset < 0xffffffffn ? Number(offset) : NONE
-}
+const table = new DecodeTable()
 
-// Instructions that hand registers to someone whom iced does not know: a hypervisor, an enclave, firmware. The first
-// ones come back to the next instruction.
-const RESUMING = [
-  Mnemonic.Vmcall, Mnemonic.Vmmcall, Mnemonic.Tdcall, Mnemonic.Seamcall, Mnemonic.Vmgexit, Mnemonic.Encls,
-  Mnemonic.Enclv, Mnemonic.Vmfunc,
-] as const
-const RESUMES = new Set<Mnemonic>(RESUMING)
-const OPAQUE = new Set<Mnemonic>([
-  ...RESUMING, Mnemonic.Seamops, Mnemonic.Seamret, Mnemonic.Enclu, Mnemonic.Vmlaunch, Mnemonic.Vmresume, Mnemonic.Vmrun,
-  Mnemonic.Getsec,
-])
+/** How often iced had to be asked so far: for new keys, and for instructions that have none. */
+export const icedQuestions = (): { misses: number; keyless: number } => ({ misses: table.misses, keyless: table.keyless })
 
-const flowOf = (insn: Instruction): number => {
-  if (RESUMES.has(insn.mnemonic)) return FLOW.next
-  switch (insn.flowControl) {
-    case FlowControl.Next: return FLOW.next
-    case FlowControl.UnconditionalBranch: return insn.isJmpShortOrNear ? FLOW.jump : FLOW.system
-    case FlowControl.ConditionalBranch: return FLOW.branch
-    case FlowControl.Call: return insn.isCallNear ? FLOW.call : FLOW.system
-    case FlowControl.IndirectBranch: return insn.isJmpNearIndirect ? FLOW.indirectJump : FLOW.system
-    case FlowControl.IndirectCall: return insn.isCallNearIndirect ? FLOW.indirectCall : FLOW.system
-    case FlowControl.Return:
-      return insn.mnemonic === Mnemonic.Ret ? FLOW.return : FLOW.system
-    case FlowControl.Exception: return FLOW.trap
-    case FlowControl.Interrupt: return insn.code === Code.Int3 ? FLOW.trap : FLOW.system
-    default: return FLOW.system
+// Where a direct transfer that ends at `end` (an rva) goes; its displacement is the last `size` bytes before `past`.
+// A target below rva 0 (a per-CPU address, say) or above 4 GiB is NONE.
+const targetOf = (bytes: Uint8Array, past: number, size: number, end: Rva): Rva => {
+  let offset: number
+  if (size === 4) {
+    offset = bytes[past - 4]! | (bytes[past - 3]! << 8) | (bytes[past - 2]! << 16) | (bytes[past - 1]! << 24)
+  } else if (size === 1) {
+    offset = (bytes[past - 1]! << 24) >> 24
+  } else {
+    offset = ((bytes[past - 2]! << 16) | (bytes[past - 1]! << 24)) >> 16
   }
+  const to = end + offset
+  return to >= 0 && to < NONE ? to : NONE
 }
 
-// iced's RflagsBits: OF 1, SF 2, ZF 4, AF 8, CF 16, PF 32; the others are not tracked.
-const flagSet = (bits: number): RegisterSet =>
-  (bits & 1 ? OF : 0) | (bits & 2 ? SF : 0) | (bits & 4 ? ZF : 0) |
-  (bits & 8 ? AF : 0) | (bits & 16 ? CF : 0) | (bits & 32 ? PF : 0)
+/** Room for instructions, filled from the front. Memory that is never written to costs nothing on Linux. */
+class InstructionBuffer {
+  count = 0
+  readonly rva: Uint32Array
+  readonly length: Uint8Array
+  readonly flow: Uint8Array
+  readonly target: Uint32Array
+  readonly reads: Uint32Array
+  readonly kills: Uint32Array
+  readonly writes: Uint32Array
+  readonly changesGs: Uint8Array
+  readonly ripAt: Uint8Array
 
-// iced's Register numbers: AL..BH 1..8 (AH..BH are 5..8), SPL..R15L 9..20, 16-bit 21..36, 32-bit 37..52, 64-bit 53..68.
-const gprBit = (register: number): RegisterSet => {
-  if (register < 1 || register > 68) return 0
-  if (register <= 4) return 1 << (register - 1)
-  if (register <= 8) return 1 << (register - 5)
-  if (register <= 20) return 1 << (register - 5)
-  return 1 << ((register - 21) & 15)
-}
-const isWide = (register: number): boolean => register >= 37 && register <= 68
-
-const SHIFTS = new Set<Mnemonic>([
-  Mnemonic.Rol, Mnemonic.Ror, Mnemonic.Rcl, Mnemonic.Rcr, Mnemonic.Shl, Mnemonic.Sal, Mnemonic.Shr, Mnemonic.Sar,
-  Mnemonic.Shld, Mnemonic.Shrd,
-])
-
-// A shift by CL, or by an immediate of 0 after masking, may leave the flags alone.
-const mayKeepFlags = (insn: Instruction): boolean => {
-  if (insn.hasRepPrefix || insn.hasRepnePrefix) return true // a string instruction with a count of zero
-  if (!SHIFTS.has(insn.mnemonic)) return false
-  const last = insn.opCount - 1
-  return insn.opKind(last) !== OpKind.Immediate8 || (insn.immediate8 & 0x1f) === 0
-}
-
-const GS_CHANGERS = new Set<Mnemonic>([Mnemonic.Swapgs, Mnemonic.Wrgsbase, Mnemonic.Lgs, Mnemonic.Lkgs])
-
-/** Fills reads, kills, writes and changesGs of one instruction into `ret`. */
-const effects = (factory: InstructionInfoFactory, insn: Instruction, flow: number, ret: Uint32Array): void => {
-  if (flow === FLOW.system || flow === FLOW.invalid || OPAQUE.has(insn.mnemonic)) {
-    ret[0] = ALL
-    ret[1] = 0
-    ret[2] = ALL
-    ret[3] = 0
-    return
+  /** @param bound instructions; as many as there are bytes is always enough */
+  constructor(bound: number) {
+    this.rva = new Uint32Array(bound)
+    this.length = new Uint8Array(bound)
+    this.flow = new Uint8Array(bound)
+    this.target = new Uint32Array(bound)
+    this.reads = new Uint32Array(bound)
+    this.kills = new Uint32Array(bound)
+    this.writes = new Uint32Array(bound)
+    this.changesGs = new Uint8Array(bound)
+    this.ripAt = new Uint8Array(bound)
   }
-  const info = factory.info(insn)
-  let reads = flagSet(insn.rflagsRead)
-  let writes = flagSet(insn.rflagsModified)
-  let kills = mayKeepFlags(insn) ? 0 : writes
-  let changesGs = GS_CHANGERS.has(insn.mnemonic) ? 1 : 0
-  for (const used of info.usedRegisters()) {
-    const bit = gprBit(used.register)
-    switch (used.access) {
-      case OpAccess.Write:
-        if (used.register === Register.GS) changesGs = 1
-        writes |= bit
-        if (isWide(used.register)) kills |= bit
-        break
-      case OpAccess.CondWrite:
-        writes |= bit
-        break
-      case OpAccess.ReadWrite:
-      case OpAccess.ReadCondWrite:
-        reads |= bit
-        writes |= bit
-        break
-      default:
-        reads |= bit
+
+  /** Appends what bytes[from, to) hold; bytes[0] lies at `base`. Allocates nothing but for what is new to the table. */
+  append(bytes: Uint8Array, base: Rva, from: number, to: number): void {
+    const { facts } = table
+    const { rva, length, flow, target, reads, kills, writes, changesGs, ripAt } = this
+    let n = this.count
+    for (let at = from; at < to; n++) {
+      const row = table.decode(bytes, at, to)
+      const size = table.length
+      const effect = facts[row + 2]!
+      const shape = facts[row + 3]!
+      const kind = (effect >>> FLOW_SHIFT) & FLOW_MASK
+      rva[n] = base + at
+      length[n] = size
+      flow[n] = kind
+      reads[n] = facts[row]!
+      kills[n] = facts[row + 1]!
+      writes[n] = effect & ALL
+      changesGs[n] = effect >>> GS_SHIFT
+      const rip = (shape >>> RIP_SHIFT) & RIP_MASK
+      ripAt[n] = rip === 0 ? 0 : rip + table.opcodeAt - at
+      at += size
+      target[n] = kind === FLOW.jump || kind === FLOW.branch || kind === FLOW.call
+        ? targetOf(bytes, at, (shape >>> REL_SHIFT) & REL_MASK, base + at) : NONE
     }
-    used.free()
+    this.count = n
   }
-  info.free()
-  ret[0] = reads
-  ret[1] = kills & ~reads
-  ret[2] = writes
-  ret[3] = changesGs
+
+  /** The table; as views of the buffer, or as copies where the buffer is to be filled again. */
+  instructions(copy: boolean): Instructions {
+    const { count } = this
+    const cut = <T extends Uint8Array | Uint32Array>(column: T): T =>
+      (copy ? column.slice(0, count) : column.subarray(0, count)) as T
+    return {
+      count, rva: cut(this.rva), length: cut(this.length), flow: cut(this.flow), target: cut(this.target),
+      reads: cut(this.reads), kills: cut(this.kills), writes: cut(this.writes), changesGs: cut(this.changesGs),
+      ripAt: cut(this.ripAt),
+    }
+  }
 }
+
+const kept = new InstructionBuffer(KEPT_BYTES)
 
 /**
  * Decodes the ranges from first to last byte. Bytes that do not decode become one-byte instructions of flow `invalid`,
@@ -157,79 +127,45 @@ const effects = (factory: InstructionInfoFactory, insn: Instruction, flow: numbe
 export const decodeRanges = (ranges: readonly CodeRange[]): Instructions => {
   let bound = 0
   for (const range of ranges) bound += range.bytes.length
-  const rva = new Uint32Array(bound)
-  const length = new Uint8Array(bound)
-  const flow = new Uint8Array(bound)
-  const target = new Uint32Array(bound)
-  const reads = new Uint32Array(bound)
-  const kills = new Uint32Array(bound)
-  const writes = new Uint32Array(bound)
-  const changesGs = new Uint8Array(bound)
-  const effect = new Uint32Array(4)
-  const factory = new InstructionInfoFactory()
-  const insn = new Instruction()
-  let count = 0
-  for (const range of ranges) {
-    const decoder = new Decoder(64, range.bytes, DecoderOptions.None)
-    let offset = 0
-    while (offset < range.bytes.length) {
-      decoder.position = offset
-      decoder.ip = IP_BASE + BigInt(range.start + offset)
-      decoder.decodeOut(insn)
-      const valid = !insn.isInvalid
-      const kind = valid ? flowOf(insn) : FLOW.invalid
-      effects(factory, insn, kind, effect)
-      rva[count] = range.start + offset
-      length[count] = valid ? insn.length : 1
-      flow[count] = kind
-      target[count] = kind === FLOW.jump || kind === FLOW.branch || kind === FLOW.call ? targetOf(insn) : NONE
-      reads[count] = effect[0]!
-      kills[count] = effect[1]!
-      writes[count] = effect[2]!
-      changesGs[count] = effect[3]!
-      offset += length[count]!
-      count++
-    }
-    decoder.free()
-  }
-  insn.free()
-  factory.free()
-  return {
-    count,
-    rva: rva.slice(0, count),
-    length: length.slice(0, count),
-    flow: flow.slice(0, count),
-    target: target.slice(0, count),
-    reads: reads.slice(0, count),
-    kills: kills.slice(0, count),
-    writes: writes.slice(0, count),
-    changesGs: changesGs.slice(0, count),
-  }
+  const buffer = bound <= KEPT_BYTES ? kept : new InstructionBuffer(bound)
+  buffer.count = 0
+  for (const { bytes, start } of ranges) buffer.append(bytes, start, 0, bytes.length)
+  return buffer.instructions(buffer === kept)
 }
 
-/** Calls `visit(from, to)` for every direct jump, branch and call of a range: a decode without effects, for sweeps. */
-export const visitTransfers = (range: CodeRange, visit: (from: Rva, to: Rva) => void): void => {
-  const decoder = new Decoder(64, range.bytes, DecoderOptions.None)
-  decoder.ip = IP_BASE + BigInt(range.start)
-  const insn = new Instruction()
-  while (decoder.canDecode) {
-    const at = decoder.position
-    decoder.decodeOut(insn)
-    if (insn.isInvalid) {
-      decoder.position = at + 1
-      decoder.ip = IP_BASE + BigInt(range.start + at + 1)
-      continue
-    }
-    switch (insn.flowControl) {
-      case FlowControl.UnconditionalBranch:
-      case FlowControl.ConditionalBranch:
-      case FlowControl.Call:
-      case FlowControl.XbeginXabortXend: {
-        const to = targetOf(insn)
-        if (to !== NONE) visit(range.start + at, to)
-      }
-    }
+/**
+ * Decodes a range from first to last byte, anew at each of `starts` (ascending rvas; those outside do not matter): an
+ * instruction that would reach over a start is `invalid`, as in `decodeRanges`. For whole sections.
+ */
+export const decodeFrom = (range: CodeRange, starts: Uint32Array): Instructions => {
+  const { bytes, start } = range
+  const buffer = new InstructionBuffer(bytes.length)
+  let from = 0
+  for (const next of starts) {
+    const to = next - start
+    if (to <= from) continue
+    if (to >= bytes.length) break
+    buffer.append(bytes, start, from, to)
+    from = to
   }
-  insn.free()
-  decoder.free()
+  buffer.append(bytes, start, from, bytes.length)
+  return buffer.instructions(false)
+}
+
+/**
+ * Calls `visit(from, to)` for every direct jump, branch, call and xbegin of a range, in order, unless it goes to where
+ * no rva is.
+ */
+export const visitTransfers = (range: CodeRange, visit: (from: Rva, to: Rva) => void): void => {
+  const { bytes, start } = range
+  for (let at = 0; at < bytes.length;) {
+    const row = table.decode(bytes, at, bytes.length)
+    const end = at + table.length
+    const size = (table.facts[row + 3]! >>> REL_SHIFT) & REL_MASK
+    if (size !== 0) {
+      const to = targetOf(bytes, end, size, start + end)
+      if (to !== NONE) visit(start + at, to)
+    }
+    at = end
+  }
 }
