@@ -11,6 +11,7 @@ import { readLimited, removeTemporaries, writeWhole } from './file.js'
 import {
   analyzeFunction, functionsNamed, openGround, planBundle, type PlanResult, type Program,
 } from './pipeline.js'
+import { analysisJson, analysisText, analyzeAll } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
@@ -144,6 +145,32 @@ program
   .option('--cert <file>', 'its certificate')
   .option('--json', 'figures of the plan on stdout')
   .action(plan)
+
+program
+  .command('analyze')
+  .description('analyze every function of an image: what was read, what is known, what is not')
+  .argument('<image>')
+  .option('--json', 'as one line of JSON')
+  .action(async (path: string, options: { json?: boolean }) => {
+    const tty = process.stderr.isTTY
+    const seconds: Record<string, number> = {}
+    let since = process.hrtime.bigint()
+    const lap = (stage: string): void => {
+      const now = process.hrtime.bigint()
+      seconds[stage] = Number(now - since) / 1e9
+      since = now
+    }
+    const ground = await openGround(path)
+    lap('image')
+    const analysis = analyzeAll(ground.image, (index) => analyzeFunction(ground, index), (done, all) => {
+      if (tty) process.stderr.write(`\r\x1b[K${done} of ${all} functions`)
+    })
+    lap('functions')
+    if (tty) process.stderr.write('\r\x1b[K')
+    const peakRssMb = Math.round(process.resourceUsage().maxRSS / 1024)
+    process.stdout.write(options.json ? analysisJson(ground.image, analysis, seconds, peakRssMb) + '\n'
+      : analysisText(ground.image, analysis, seconds, peakRssMb))
+  })
 
 program
   .command('cfg')
