@@ -308,8 +308,10 @@ export const buildFunction = (image: Image, targets: BranchTargets, index: numbe
     if (falls[last]) {
       const next = rva[last]! + length[last]!
       if (last + 1 < count && rva[last + 1] === next) out.add(b + 1)
-      // A call at the very end does not return; whatever else runs off the end goes to places unknown.
-      else if (flow[last] !== FLOW.call && flow[last] !== FLOW.indirectCall) blockEnd[b]! |= END.unknown | END.leaks
+      // A call at the very end does not return, and a ud2 there is a BUG; whatever else runs off goes to places unknown.
+      else if (flow[last] !== FLOW.call && flow[last] !== FLOW.indirectCall && flow[last] !== FLOW.trap) {
+        blockEnd[b]! |= END.unknown | END.leaks
+      }
     }
     for (const to of jumps[last] ?? []) out.add(blockOfInsn[to]!)
     succ.push(...out)
