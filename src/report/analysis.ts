@@ -1,6 +1,6 @@
 // What is known of a whole image, in figures. In: an image and a way to analyze one function. Out: counts, and shares of
 // instructions before which flags or registers are free. Functions are counted with their .cold parts, not beside them,
-// and only what their entries reach: padding is no code.
+// and only what their entries reach: padding is no code. Labels in assembly and marks of sections are no functions.
 
 import { END, reachable } from '../cfg/function.js'
 import { FLOW } from '../code/instructions.js'
@@ -54,7 +54,7 @@ export const analyzeAll = (
   }
   for (let f = 0; f < functions.count; f++) {
     if (f % 1000 === 0) progress(f, functions.count)
-    if (isColdPart(functions.nameOf(f))) continue
+    if (!functions.isFunc[f] || isColdPart(functions.nameOf(f))) continue
     const { graph, liveness } = analyze(f)
     result.functions++
     if (graph.incomplete === '') result.complete++
