@@ -3,9 +3,10 @@
 // In: the kernels that prepare.mjs fetched. Out: figures on stdout; exit code 1 where a text differed afterwards, a
 // count went wrong, or the kernel complained. Too long for `npm test`.
 
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createReadStream, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import {
   buildInjector, buildModule, CLI, kernel, keygen, must, mustKerninst, plan, program, type Kernel,
 } from './guest/artefacts.js'
@@ -78,12 +79,13 @@ async function stage(target: Kernel, module: string, name: string, programs: rea
 }
 
 /** The starts of all blocks in the bodies of these functions, as points, thinned out evenly to MAX_POINTS. */
-function blocksOf(target: Kernel, functions: ReadonlySet<string>): string[] {
+async function blocksOf(target: Kernel, functions: ReadonlySet<string>): Promise<string[]> {
   const points: string[] = []
   // One line a function; all of them, since names may be too many for a command line.
   const file = join(scratch, `${target.name}.cfg`)
   must('sh', ['-c', `"${process.execPath}" "${CLI}" cfg "${target.vmlinux}" --format json > "${file}"`])
-  for (const line of readFileSync(file, 'latin1').split('\n')) {
+  // More than a string can hold.
+  for await (const line of createInterface({ input: createReadStream(file) })) {
     const name = /^\{"name":"([^"]+)"/.exec(line)?.[1] ?? ''
     if (!functions.has(name)) continue
     const graph = JSON.parse(line) as { start: string, end: string, blocks: { start: string }[] }
@@ -101,7 +103,7 @@ for (const name of KERNELS) {
   const module = buildModule(target, key.cert, scratch)
   const counts = await stage(target, module, 'entries and returns', ['entry:*, return:* { @ = count() }'])
   const ran = counts.filter((each) => each.point.startsWith('entry:') && each.count !== '0')
-  const blocks = blocksOf(target, new Set(ran.map((each) => each.point.slice('entry:'.length))))
+  const blocks = await blocksOf(target, new Set(ran.map((each) => each.point.slice('entry:'.length))))
   await stage(target, module, `blocks of the ${ran.length} functions that ran`, blocks.map((point) => `${point} { @ = count() }`))
 }
 process.exitCode = failed ? 1 : 0
