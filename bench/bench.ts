@@ -1,8 +1,8 @@
-// `npm run bench`: how many instructions one counter adds to each hit, ours and the kernel's own mechanisms, each made to
-// do nothing but add one to a per-CPU counter, at the same function, in the same boot.
+// `npm run bench`: how many instructions one counter adds to each hit, ours and the kernel's own mechanisms, each made
+// to do nothing but add one to a per-CPU counter, at the same function, in the same boot.
 //
-// QEMU's -icount with shift=0 makes the guest's rdtsc count instructions, on one CPU; a system call that passes the place
-// once is timed with and without the counter (bench/hit.c). Instructions are not time: the cost on a processor differs
+// QEMU's -icount with shift=0 makes the guest's rdtsc count instructions, on one CPU; a system call that passes the
+// place once is timed with and without the counter (bench/hit.c). Instructions are not time: the cost on a processor differs
 // (lock, popf and rdtsc above all), and TCG cannot tell it. A row whose counter did not count every call is an error.
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -41,7 +41,8 @@ const counting = (point: string): string => `${point} { @ = count() }`
 /** The first instruction of PLACE that is overwritten itself, as 'do_getpgid+0x1b': where a kprobe can be optimized. */
 function firstJumpOver(target: Kernel, key: Key, scratch: string): string {
   const bundle = join(scratch, `${target.name}.scan`)
-  plan(target, Array.from({ length: SCAN_BYTES }, (_, at) => counting(`insn:${PLACE}+0x${at.toString(16)}`)), key, bundle)
+  const offsets = Array.from({ length: SCAN_BYTES }, (_, at) => at.toString(16))
+  plan(target, offsets.map(at => counting(`insn:${PLACE}+0x${at}`)), key, bundle)
   const site = manifest(bundle).sites.find(one => one.tactic === 'jump-over' && !/%[fg]s:/.test(one.instruction))
   if (!site) throw new Error(`no instruction of ${PLACE} is jumped over`)
   return site.at
@@ -149,7 +150,9 @@ async function measure(target: Kernel, key: Key, injector: string, scratch: stri
     icount: true,
     seconds: GUEST_SECONDS,
   })
-  if (result.exit !== 0) throw new Error(`${target.name}: the guest's script ended with ${result.exit}\n${result.lines.join('\n')}`)
+  if (result.exit !== 0) {
+    throw new Error(`${target.name}: the guest's script ended with ${result.exit}\n${result.lines.join('\n')}`)
+  }
 
   const ticks = new Map<string, number>()
   for (const line of result.lines) {
@@ -176,12 +179,14 @@ async function measure(target: Kernel, key: Key, injector: string, scratch: stri
 
   const placeOf: Record<string, string> = { entry: `entry:${PLACE}`, insn: `insn:${middle}`, return: `return:${PLACE}` }
   const rows = [
-    ...ours.map(one => ({ label: one.label, place: one.point, ticks: added(basename(one.bundle), `base-${one.call}`) })),
+    ...ours.map(({ label, point, bundle, call }) =>
+      ({ label, place: point, ticks: added(basename(bundle), `base-${call}`) })),
     ...PEERS.map(([name, label, where]) => ({ label, place: placeOf[where]!, ticks: added(name, 'base-getpgid') })),
   ]
   const heavy = ours.filter((one, i) => !one.saves && rows[i]!.ticks > MAX_FREE)
   if (heavy.length > 0) {
-    throw new Error(`${target.name}: more than ${MAX_FREE} instructions where nothing is saved: ${heavy.map(one => one.point).join(', ')}`)
+    throw new Error(`${target.name}: more than ${MAX_FREE} instructions where nothing is saved: ` +
+      heavy.map(one => one.point).join(', '))
   }
   return rows
 }
@@ -199,7 +204,8 @@ try {
     const placeWidth = Math.max(...rows.map(row => row.place.length))
     process.stdout.write(`\n${target.release}\n`)
     for (const row of rows) {
-      process.stdout.write(`  ${row.label.padEnd(width)}  ${row.place.padEnd(placeWidth)}  ${row.ticks.toFixed(1).padStart(7)}\n`)
+      const cells = [row.label.padEnd(width), row.place.padEnd(placeWidth), row.ticks.toFixed(1).padStart(7)]
+      process.stdout.write(`  ${cells.join('  ')}\n`)
     }
   }
 } finally {

@@ -1,6 +1,6 @@
 // `npm run demo`: the whole line once, to be watched. In: the 6.1 cloud kernel that prepare.mjs fetched and the example
-// programs. Out: the report on stdout; on stderr what is being done and how long it took; in build/demo/ every file that
-// was made on the way, fit to be looked at with `kerninst show`, `verify` and `report`.
+// programs. Out: the report on stdout; on stderr what is being done and how long it took; in build/demo/ every file
+// that was made on the way, fit to be looked at with `kerninst show`, `verify` and `report`.
 
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, relative } from 'node:path'

@@ -1,8 +1,8 @@
 // The whole line, on real kernels: plan here, boot, apply, count, dump, remove in the guest, report here.
 //
 // The outside judge is the kernel itself: its kprobe and kretprobe events count the same functions over the same
-// workload (test/guest/judge.c says why the comparison is exact), /proc/kcore shows its text before and after, and dmesg
-// what it complained of. Each kernel boots twice, with KASLR: with its default preemption and with preempt=full.
+// workload (test/guest/judge.c says why the comparison is exact), /proc/kcore shows its text before and after, and
+// dmesg what it complained of. Each kernel boots twice, with KASLR: with its default preemption and with preempt=full.
 
 import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -29,7 +29,8 @@ const CALLER = 'do_filp_open'
 const CALLEE = 'path_openat'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-line-'))
-t.teardown(() => rmSync(scratch, { recursive: true, force: true }))
+// Not a teardown of tap's: that does not run when building, below, throws.
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 
 // ---- what is built once ---------------------------------------------------------------------------------------------
 
@@ -227,8 +228,8 @@ const rows = (result: GuestResult, file: string): string[][] =>
 
 /** The kernel complained of nothing. */
 function quiet(t: Test, result: GuestResult): void {
-  const complaints = text(result, 'dmesg').split('\n')
-    .filter(line => /WARNING:|BUG:|Oops:|detected stall|lockup|blocked for more|general protection|Call Trace:/.test(line))
+  const bad = /WARNING:|BUG:|Oops:|detected stall|lockup|blocked for more|general protection|Call Trace:/
+  const complaints = text(result, 'dmesg').split('\n').filter(line => bad.test(line))
   t.same(complaints, [], 'the kernel printed no warning')
 }
 
@@ -254,8 +255,9 @@ function sameReport(t: Test, target: Target, result: GuestResult): void {
   t.equal(report.schema, 'kerninst.report/1')
   t.equal(report.release, target.release)
   const counts = new Map(report.points.map(one => [one.point, one.count]))
-  t.same(report.points.filter(one => one.perCpu.reduce((sum, part) => sum + BigInt(part), 0n) !== BigInt(one.count)), [],
-    'each count is the sum of its CPUs')
+  const unequal = report.points
+    .filter(one => one.perCpu.reduce((sum, part) => sum + BigInt(part), 0n) !== BigInt(one.count))
+  t.same(unequal, [], 'each count is the sum of its CPUs')
   const seen = rows(result, 'read.out')
   t.equal(seen.length, target.judged.length)
   t.same(seen.map(([name]) => [name, counts.get(`entry:${name}`), counts.get(`return:${name}`)]), seen,
@@ -273,8 +275,10 @@ for (const target of targets) {
     t.test('the plan serves enough to be judged', async t => {
       const returns = target.judged.map(one => pointOf(target, `return:${one}`)!)
       const several = returns.filter(one => one.parts.length > 1)
-      const tails = returns.filter(one => one.parts.some(part => target.manifest.sites[part.site]?.tactic === 'retarget-jump'))
-      t.comment(`${target.judged.length} functions, ${several.length} with several ways out, ${tails.length} with tail calls`)
+      const { sites } = target.manifest
+      const tails = returns.filter(one => one.parts.some(part => sites[part.site]?.tactic === 'retarget-jump'))
+      t.comment(`${target.judged.length} functions, ${several.length} with several ways out, ` +
+        `${tails.length} with tail calls`)
       t.ok(target.judged.length >= MIN_FUNCTIONS)
       t.ok(several.length >= MIN_SEVERAL)
       t.ok(tails.length >= MIN_SEVERAL)

@@ -108,7 +108,7 @@ export function untar(archive: Buffer): Map<string, Buffer> {
     const text = (from: number, length: number): string =>
       header.toString('latin1', from, from + length).split('\0')[0] ?? ''
     const size = parseInt(text(124, 12), 8)
-    if (!Number.isInteger(size) || at + 512 + size > archive.length) throw new Error('the guest\'s tar archive is cut off')
+    if (!Number.isInteger(size) || at + 512 + size > archive.length) throw new Error('the tar archive is cut off')
     const type = text(156, 1)
     if (type === '0' || type === '') {
       files.set(text(0, 100).replace(/^\.\//, ''), Buffer.from(archive.subarray(at + 512, at + 512 + size)))
