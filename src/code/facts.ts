@@ -1,5 +1,5 @@
-// What is kept of an instruction, as FACT_WORDS integers, and how iced-x86 is asked for it. iced is trusted except
-// where it is known to say too much (`mayKeepFlags`) or too little (`OPAQUE`).
+// What is kept of an instruction, as FACT_WORDS integers, and how iced-x86 is asked for it. iced is trusted except where
+// it is known to say too much (`mayKeepFlags`) or too little (`OPAQUE`).
 // Lengths and places count from the opcode on, without the prefixes, which no other fact here depends on once the key
 // (key.ts) is equal. Left out: operands, and whatever no later stage asks for.
 

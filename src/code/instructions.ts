@@ -3,7 +3,7 @@
 // Left out: operands. Who moves an instruction decodes it again (splice/move.ts).
 
 import { NONE, type Rva } from '../image/rva.js'
-import { FLOW_MASK, FLOW_SHIFT, GS_SHIFT, MAX_INSN_BYTES, REL_MASK, REL_SHIFT, RIP_MASK, RIP_SHIFT } from './facts.js'
+import { FLOW_MASK, FLOW_SHIFT, GS_SHIFT, REL_MASK, REL_SHIFT, RIP_MASK, RIP_SHIFT } from './facts.js'
 import { FLOW } from './flow.js'
 import { ALL } from './registers.js'
 import { DecodeTable } from './table.js'
@@ -34,8 +34,8 @@ const KEPT_BYTES = 1 << 16
 
 const table = new DecodeTable()
 
-/** How often iced had to be asked so far. */
-export const icedQuestions = (): number => table.asked
+/** How often iced had to be asked so far: for new keys, and for instructions that have none. */
+export const icedQuestions = (): { misses: number; keyless: number } => ({ misses: table.misses, keyless: table.keyless })
 
 // Where a direct transfer that ends at `end` (an rva) goes; its displacement is the last `size` bytes before `past`.
 // A target below rva 0 (a per-CPU address, say) or above 4 GiB is NONE.
@@ -133,63 +133,22 @@ export const decodeRanges = (ranges: readonly CodeRange[]): Instructions => {
   return buffer.instructions(buffer === kept)
 }
 
-// Runs of int3 this long fill the way to an aligned address (4 MB of 6.1's .text, up to the entry code's 2 MB pages).
-const GAP_BYTES = 4096
-const INT3 = 0xcc
-
-/** Ascending offsets [start, end, start, end, ...] of runs of int3 that are left out of what `decodeFrom` decodes. */
-const findGaps = (bytes: Uint8Array): number[] => {
-  const gaps: number[] = []
-  // A run that is long enough holds a multiple of its least length.
-  for (let probe = 0; probe < bytes.length; probe += GAP_BYTES) {
-    if (bytes[probe] !== INT3) continue
-    let start = probe
-    const before = gaps.at(-1) ?? 0
-    while (start > before && bytes[start - 1] === INT3) start--
-    let end = probe + 1
-    while (end < bytes.length && bytes[end] === INT3) end++
-    // The first ones may belong to an instruction that starts before them.
-    start += MAX_INSN_BYTES
-    if (end - start >= GAP_BYTES) gaps.push(start, end)
-    probe = end - (end % GAP_BYTES)
-  }
-  return gaps
-}
-
 /**
  * Decodes a range from first to last byte, anew at each of `starts` (ascending rvas; those outside do not matter): an
- * instruction that would reach over a start is `invalid`, as in `decodeRanges`. For whole sections: one table for all,
- * whose columns are views. Padding of more than a page of int3 is left out but for its first bytes.
+ * instruction that would reach over a start is `invalid`, as in `decodeRanges`. For whole sections.
  */
 export const decodeFrom = (range: CodeRange, starts: Uint32Array): Instructions => {
   const { bytes, start } = range
-  const gaps = findGaps(bytes)
-  let bound = bytes.length
-  for (let g = 0; g < gaps.length; g += 2) bound -= gaps[g + 1]! - gaps[g]!
-  const buffer = new InstructionBuffer(bound)
+  const buffer = new InstructionBuffer(bytes.length)
   let from = 0
-  let gap = 0
-  const decodeTo = (to: number): void => {
-    while (gap < gaps.length && gaps[gap]! < to) {
-      // A start may lie in a gap.
-      if (from < gaps[gap]!) buffer.append(bytes, start, from, gaps[gap]!)
-      if (gaps[gap + 1]! > to) {
-        gaps[gap] = to
-        from = to
-        return
-      }
-      from = gaps[gap + 1]!
-      gap += 2
-    }
-    if (from < to) buffer.append(bytes, start, from, to)
-    from = to
-  }
   for (const next of starts) {
     const to = next - start
+    if (to <= from) continue
     if (to >= bytes.length) break
-    if (to > from) decodeTo(to)
+    buffer.append(bytes, start, from, to)
+    from = to
   }
-  decodeTo(bytes.length)
+  buffer.append(bytes, start, from, bytes.length)
   return buffer.instructions(false)
 }
 

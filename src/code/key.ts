@@ -1,9 +1,9 @@
-// From an instruction's bytes to a key: 32 bits that say all that its facts (facts.ts) depend on. Two instructions
-// with one key have the same facts; instructions of different keys may. Displacements and immediates are not in it,
-// except for what effects depend on: counts of shifts, and logic with 0 or -1.
+// From an instruction's bytes to a key: 32 bits that say all that its facts (facts.ts) depend on. Two instructions with
+// one key have the same facts; one instruction may have several keys. Displacements and immediates are not in it, except
+// for what effects depend on: counts of shifts, and logic with 0 or -1.
 //
 // The key, from bit 0 up:
-//   8 opcode · 2 map (0 one byte, 1 0F, 2 0F 38, 3 0F 3A) · 8 ModRM · 6 slot · 5 REX (present B X R W) · 3 prefixes
+//   8 opcode · 2 map (0 one byte, 1 0F, 2 0F 38, 3 0F 3A) · 8 ModRM · 6 slot · 5 REX (B X R W present) · 3 prefixes
 // slot: index and base of the SIB byte where the form has one (its scale changes nothing here); else, for some opcodes,
 // what matters of the immediate; else 0. Segment prefixes and repeated ones change nothing but the length, so they are
 // skipped. Opcodes that have no ModRM byte leave its bits 0.

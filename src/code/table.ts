@@ -1,19 +1,15 @@
 // The fast table in front of iced: key (key.ts) -> facts (facts.ts), open addressing, filled as instructions are met.
-// Only instructions that decode are kept, with iced's own answer or what follows from that for a sibling (sibling.ts);
-// so what the table says of an instruction does not depend on which came before. When it is full it starts anew (a
-// kernel has some 35 thousand keys).
+// Only instructions that decode are kept, and only iced's own answers; so what the table says of an instruction does not
+// depend on which came before. When it is full it starts anew (a kernel has some 35 thousand keys).
 
 import { FLOW } from './flow.js'
 import { FACT_WORDS, FLOW_SHIFT, IcedFacts, LENGTH_MASK, MAX_INSN_BYTES } from './facts.js'
 import { KeyReader } from './key.js'
 import { ALL } from './registers.js'
-import { Sibling } from './sibling.js'
 
 const SLOT_BITS = 17
 const SLOTS = 1 << SLOT_BITS
 const MAX_KEYS = SLOTS >>> 1
-
-const firstSlot = (key: number): number => Math.imul(key ^ (key >>> 15), 0x9e3779b1) >>> (32 - SLOT_BITS)
 
 export class DecodeTable {
   /** Facts, FACT_WORDS a row; `decode` returns where a row begins. */
@@ -22,12 +18,12 @@ export class DecodeTable {
   length = 0
   /** Place of its opcode: the facts count from there. */
   opcodeAt = 0
-  /** How often iced was asked. */
-  asked = 0
+  /** How often iced was asked: because a key was new, and because there was none. */
+  misses = 0
+  keyless = 0
   readonly #keys = new Int32Array(SLOTS) // slot -> key, where the slot's facts are not 0
   readonly #reader = new KeyReader()
   readonly #iced = new IcedFacts()
-  readonly #sibling = new Sibling()
   #count = 0
 
   constructor() {
@@ -45,7 +41,7 @@ export class DecodeTable {
     const opcodeAt = this.#reader.read(bytes, at, end)
     if (opcodeAt < 0) return this.#withoutKey(bytes, at, end)
     const key = this.#reader.key
-    let slot = firstSlot(key)
+    let slot = Math.imul(key ^ (key >>> 15), 0x9e3779b1) >>> (32 - SLOT_BITS)
     let row = slot * FACT_WORDS
     let shape = this.facts[row + 3]!
     while (shape !== 0 && this.#keys[slot] !== key) {
@@ -53,7 +49,7 @@ export class DecodeTable {
       row = slot * FACT_WORDS
       shape = this.facts[row + 3]!
     }
-    if (shape === 0) return this.#miss(bytes, at, end, opcodeAt, key)
+    if (shape === 0) return this.#miss(bytes, at, end, opcodeAt, key, slot)
     const length = opcodeAt - at + (shape & LENGTH_MASK)
     if (length > MAX_INSN_BYTES || at + length > end) return this.#invalid(at)
     this.length = length
@@ -61,36 +57,27 @@ export class DecodeTable {
     return row
   }
 
-  #miss(bytes: Uint8Array, at: number, end: number, opcodeAt: number, key: number): number {
-    // Two more keys at most: this one and its sibling's.
-    if (this.#count + 2 > MAX_KEYS) {
+  #miss(bytes: Uint8Array, at: number, end: number, opcodeAt: number, key: number, slot: number): number {
+    if (this.#count === MAX_KEYS) {
       this.facts.fill(0, 0, SLOTS * FACT_WORDS)
       this.#count = 0
+      return this.decode(bytes, at, end)
     }
-    const sibling = this.#sibling
-    // A sibling has none itself, so this goes one level deep.
-    const from = sibling.make(bytes, at, opcodeAt, end) ? this.decode(sibling.bytes, 0, sibling.bytes.length) : -1
-    let slot = firstSlot(key)
-    while (this.facts[slot * FACT_WORDS + 3] !== 0) slot = (slot + 1) & (SLOTS - 1)
+    this.misses++
     const row = slot * FACT_WORDS
-    if (from < 0 || !sibling.carry(this.facts, from, row)) {
-      this.asked++
-      if (!this.#iced.read(bytes, at, end, opcodeAt, this.facts, row)) {
-        this.facts[row + 3] = 0
-        return this.#invalid(at)
-      }
+    if (!this.#iced.read(bytes, at, end, opcodeAt, this.facts, row)) {
+      this.facts[row + 3] = 0
+      return this.#invalid(at)
     }
     this.#keys[slot] = key
     this.#count++
-    const length = opcodeAt - at + (this.facts[row + 3]! & LENGTH_MASK)
-    if (length > MAX_INSN_BYTES || at + length > end) return this.#invalid(at)
-    this.length = length
+    this.length = opcodeAt - at + (this.facts[row + 3]! & LENGTH_MASK)
     this.opcodeAt = opcodeAt
     return row
   }
 
   #withoutKey(bytes: Uint8Array, at: number, end: number): number {
-    this.asked++
+    this.keyless++
     const row = SLOTS * FACT_WORDS
     this.#iced.read(bytes, at, end, at, this.facts, row)
     this.length = this.facts[row + 3]! & LENGTH_MASK
