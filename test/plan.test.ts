@@ -10,8 +10,10 @@ import { equivalentBlocks, runsWith } from '../src/cfg/equivalent.js'
 import { buildFunction, END, type FunctionGraph } from '../src/cfg/function.js'
 import { findTargets } from '../src/cfg/targets.js'
 import { decodeRanges, FLOW } from '../src/code/instructions.js'
+import { FACT_WORDS, FLOW_MASK, FLOW_SHIFT, IcedFacts } from '../src/code/facts.js'
 import { ALL, namesOf, RCX, RDX, RSI } from '../src/code/registers.js'
 import { SecondDecoder } from '../src/code/second.js'
+import { DecodeTable } from '../src/code/table.js'
 import { KerninstError } from '../src/error.js'
 import { loadImage, type Image } from '../src/image/image.js'
 import { NONE } from '../src/image/rva.js'
@@ -150,6 +152,36 @@ t.test('effects of instructions', (t) => {
     t.ok([...want['kills']!].every((r) => kills.includes(r)), `${hex} kills ${kills.join(' ')}`)
     for (const name of want['writes']!) t.notOk(kills.includes(name), `${hex} does not certainly overwrite ${name}`)
     if (want['reads']!.size === 0) t.same(reads.filter((r) => r !== 'rsp'), [], `${hex} reads nothing`)
+  }
+  t.end()
+})
+
+/** Walks bytes with the table and asks iced about each instruction too. Returns how many differ, of how many. */
+const compareTable = (table: DecodeTable, bytes: Uint8Array): { compared: number; different: string[] } => {
+  const iced = new IcedFacts()
+  const facts = new Int32Array(FACT_WORDS)
+  const different: string[] = []
+  let compared = 0
+  for (let at = 0; at < bytes.length; compared++) {
+    const row = table.decode(bytes, at, bytes.length)
+    const valid = iced.read(bytes, at, bytes.length, table.opcodeAt, facts, 0)
+    const saidInvalid = ((table.facts[row + 2]! >>> FLOW_SHIFT) & FLOW_MASK) === FLOW.invalid
+    const same = valid ? facts.every((word, i) => word === table.facts[row + i]) : saidInvalid
+    if (!same) different.push(Buffer.from(bytes.subarray(at, at + 15)).toString('hex'))
+    at += table.length
+  }
+  return { compared, different }
+}
+
+t.test('the decoding table says what iced says, of random bytes', (t) => {
+  const table = new DecodeTable()
+  for (let round = 0; round < 40; round++) {
+    const bytes = Uint8Array.from({ length: 20_000 }, () => random(256))
+    t.same(compareTable(table, bytes).different, [])
+  }
+  // Once wrong: shifts by nothing, of memory that is rip-relative or absolute.
+  for (const hex of ['48c12dd3fa250020', 'c00200', '48c12c25d3fa250020', 'd12dd3fa2500', 'c1f840']) {
+    t.same(compareTable(new DecodeTable(), Uint8Array.from(Buffer.from(hex, 'hex'))), { compared: 1, different: [] }, hex)
   }
   t.end()
 })
@@ -307,6 +339,18 @@ for (const kernel of KERNELS) {
       'return:do_sys_openat2,entry:handle_mm_fault,return:handle_mm_fault,insn:vfs_write+0x20,return:vfs_write { @ = count() }'
     const planOf = (text: string): Plan => makePlan(image, targets, second, resolvePoints(image, parseProgram(text, 't'), 't'))
     const plan = planOf(program)
+
+    t.test('the decoding table says what iced says, of all code', (t) => {
+      const table = new DecodeTable()
+      let compared = 0
+      for (const region of image.regions) {
+        const result = compareTable(table, region.bytes)
+        compared += result.compared
+        t.same(result.different.slice(0, 5), [], region.name)
+      }
+      t.ok(compared > 2_500_000, `${compared} instructions`)
+      t.end()
+    })
 
     t.test('instruction boundaries are objdump\'s', (t) => {
       let compared = 0
