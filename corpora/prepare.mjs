@@ -2,9 +2,9 @@
 // In: what is to be run (demo, test or bench) and the recipes in corpora/kernels. Out: every tool that it needs is
 // installed, and every kernel that it needs lies complete in the cache, described by its got.json:
 //   { recipe, release, vmlinux, vmlinuz, kdir, packages: [{ name, version, bytes, sha256 }] }   paths beside got.json
-// A recipe has name, description, release (a pattern of uname -r) and packages: the names by role, in which {release} is
-// the whole release and {abi} the part that all flavours share. linux-compiler-gcc-12-x86 is not among them: it holds
-// nothing but a dependency on gcc-12.
+// A recipe has name, description, release (a pattern of uname -r) and packages: the names by role, in which {release}
+// is the whole release and {abi} the part that all flavours share. linux-compiler-gcc-12-x86 is not among them: it
+// holds nothing but a dependency on gcc-12.
 // Invariant: a kernel's folder exists only when it is complete (it is filled under another name, then renamed), and
 // nothing is skipped in silence: what cannot be had ends the run with the command that would get it.
 // Left out: building anything. Plain Node without dependencies, since it runs before them; Debian's own apt does the
@@ -107,7 +107,8 @@ function prepareTools() {
   const install = ['install', '-y', '--no-install-recommends', ...missing]
   const byHand = `apt-get update && apt-get ${install.join(' ')}`
   if (!onPath('apt-get')) {
-    throw new Failure(EXIT_UNAVAILABLE, `missing: ${missing.join(' ')}, and there is no apt-get here; Debian 12 has them`)
+    throw new Failure(EXIT_UNAVAILABLE,
+      `missing: ${missing.join(' ')}, and there is no apt-get here; Debian 12 has them`)
   }
   if (process.getuid?.() !== 0) {
     throw new Failure(EXIT_UNAVAILABLE, `missing tools; run as root, then try again: ${byHand}`)
@@ -115,7 +116,9 @@ function prepareTools() {
   say(`tools: installing ${missing.join(' ')}`)
   // A fresh machine's lists are empty or name files that the mirror has dropped: refresh them first.
   if (!watched('apt-get', ['update'])) say('tools: apt-get update failed; going on with the lists that are here')
-  if (!watched('apt-get', install)) throw new Failure(EXIT_UNAVAILABLE, `cannot install tools; see above, then: ${byHand}`)
+  if (!watched('apt-get', install)) {
+    throw new Failure(EXIT_UNAVAILABLE, `cannot install tools; see above, then: ${byHand}`)
+  }
   const still = TOOLS.filter(([, present]) => !present()).map(([name]) => name)
   if (still.length > 0) throw new Failure(EXIT_UNAVAILABLE, `installed, but still not found: ${still.join(' ')}`)
 }

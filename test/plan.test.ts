@@ -507,6 +507,37 @@ for (const kernel of KERNELS) {
       t.end()
     })
 
+    t.test('the vmlinuz of the same kernel tells the same', (t) => {
+      const packed = loadImage(join(CACHE, 'kernels', kernel.name, 'vmlinuz'))
+      t.equal(packed.kind, 'vmlinuz')
+      t.same(packed.symbolSources, ['kallsyms'])
+      t.equal(packed.release, image.release)
+      t.same(packed.buildId, image.buildId)
+      t.equal(Buffer.compare(packed.text, image.text), 0, 'text, byte for byte')
+      for (const table of ['ftrace', 'returnSites', 'retpolineSites', 'staticCalls', 'smpLocks', 'bugs'] as const) {
+        t.same(packed.tables[table], image.tables[table], table)
+      }
+      t.equal(packed.relocs.known, true)
+      if (image.relocs.known) {
+        t.same(packed.relocs.relocAbs32, image.relocs.relocAbs32, 'fields that grow by the slide are those of .rela.text')
+        t.same(packed.relocs.relocPcpu32, image.relocs.relocPcpu32, 'fields that shrink')
+      }
+      const missing: string[] = []
+      for (let f = 0; f < image.functions.count; f++) {
+        const start = image.functions.start[f]!
+        if (image.functions.isFunc[f] && start < image.textEnd && packed.functions.start[packed.functions.functionAt(start)] !== start) {
+          missing.push(image.functions.nameOf(f))
+        }
+      }
+      t.same(missing, [], 'every function start')
+      const names = 'entry:vfs_read,return:vfs_read,entry:tcp_sendmsg,return:do_sys_openat2 { @ = count() }'
+      const theirs = makePlan(packed, findTargets(packed), second, resolvePoints(packed, parseProgram(names, 't'), 't'))
+      t.same(theirs.refused, [])
+      t.same(theirs.tables.siteRva, planOf(names).tables.siteRva, 'the same sites')
+      checkPlan(packed, theirs.tables, theirs.live, theirs.reserved, second)
+      t.end()
+    })
+
     t.test('refusals name a code and a point that can be served', (t) => {
       const refused = planOf('entry:ftrace_caller,insn:vfs_read+0x1,return:do_exit,return:__x64_sys_exit { @ = count() }').refused
       const codes = Object.fromEntries(refused.map((r) => [r.name, r.code]))

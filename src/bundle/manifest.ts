@@ -44,9 +44,9 @@ const pattern =
     typeof value === 'string' && form.test(value) ? value : wrong(path, `is not ${what}`)
 
 const literal =
-  <T extends string>(wanted: T): Check<T> =>
+  <T extends string>(...wanted: readonly T[]): Check<T> =>
   (value, path) =>
-    value === wanted ? wanted : wrong(path, `is not '${wanted}'`)
+    wanted.find((one) => one === value) ?? wrong(path, `is not '${wanted.join(`' or '`)}'`)
 
 const u32: Check<number> = (value, path) =>
   typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 0xffffffff
@@ -90,7 +90,7 @@ const site = record<ManifestSite>({
 const manifest = record<Manifest>({
   tool: record<Manifest['tool']>({ name: literal('kerninst'), version: name }),
   image: record<Manifest['image']>({
-    kind: literal('vmlinux'),
+    kind: literal('vmlinux', 'vmlinuz'),
     release: name,
     buildId: pattern(/^[0-9a-f]{40}$/, 'a build id of 40 hexadecimal digits'),
     base: pattern(/^0x[0-9a-f]{1,16}$/, 'an address'),

@@ -34,9 +34,6 @@ const KEPT_BYTES = 1 << 16
 
 const table = new DecodeTable()
 
-/** How often iced had to be asked so far: for new keys, and for instructions that have none. */
-export const icedQuestions = (): { misses: number; keyless: number } => ({ misses: table.misses, keyless: table.keyless })
-
 // Where a direct transfer that ends at `end` (an rva) goes; its displacement is the last `size` bytes before `past`.
 // A target below rva 0 (a per-CPU address, say) or above 4 GiB is NONE.
 const targetOf = (bytes: Uint8Array, past: number, size: number, end: Rva): Rva => {
@@ -131,25 +128,6 @@ export const decodeRanges = (ranges: readonly CodeRange[]): Instructions => {
   buffer.count = 0
   for (const { bytes, start } of ranges) buffer.append(bytes, start, 0, bytes.length)
   return buffer.instructions(buffer === kept)
-}
-
-/**
- * Decodes a range from first to last byte, anew at each of `starts` (ascending rvas; those outside do not matter): an
- * instruction that would reach over a start is `invalid`, as in `decodeRanges`. For whole sections.
- */
-export const decodeFrom = (range: CodeRange, starts: Uint32Array): Instructions => {
-  const { bytes, start } = range
-  const buffer = new InstructionBuffer(bytes.length)
-  let from = 0
-  for (const next of starts) {
-    const to = next - start
-    if (to <= from) continue
-    if (to >= bytes.length) break
-    buffer.append(bytes, start, from, to)
-    from = to
-  }
-  buffer.append(bytes, start, from, bytes.length)
-  return buffer.instructions(false)
 }
 
 /**

@@ -1,10 +1,11 @@
-// In: a file. Out: its section table, and the bytes of single sections, read on demand.
+// In: a file, or the bytes of one. Out: its section table, and the bytes of single sections, read on demand.
 // Invariant: once openElf has returned, every section that has bytes lies inside the file, so reading one cannot run
 // past the end. Only ELF64 little-endian x86-64 executables (ET_EXEC: a vmlinux) are accepted.
 // Left out: program headers, compressed sections, more than 65,279 sections, and what the sections mean.
 
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 import { EXIT, KerninstError } from '../error.js'
+import { viewOf } from './address.js'
 import { hex } from './rva.js'
 
 /** Section types and flags (gABI, System V ABI edition 4.1, "Sections"). */
@@ -41,11 +42,13 @@ export interface Section {
 export interface Elf {
   readonly path: string
   readonly fileBytes: number
+  /** Where the section table ends in the file. */
+  readonly headersEnd: number
   readonly sections: readonly Section[]
   /** The first section of that name, if any. */
   section(name: string): Section | undefined
   /**
-   * The bytes of a section, by name or by row: a fresh buffer each time, 8-byte aligned.
+   * The bytes of a section, by name or by row; not to be written to, as they may be a view of the whole.
    * @throws KerninstError 65 when there is none of that name, or it has no bytes in the file
    */
   readSection(section: string | Section): Uint8Array
@@ -65,7 +68,7 @@ const TYPES: Readonly<Record<number, string>> = {
   4: 'a core dump (ET_CORE)',
 }
 
-const WANTED = 'wanted: the uncompressed x86-64 vmlinux of a kernel'
+const WANTED = 'wanted: the vmlinux or vmlinuz of an x86-64 kernel'
 
 const errno = (error: unknown): string =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : String(error)
@@ -79,21 +82,55 @@ const openFile = (path: string): number => {
   }
 }
 
-class ElfFile implements Elf {
+/** What holds the bytes of an ELF file. */
+interface Source {
+  readonly bytes: number
+  /** The bytes [offset, offset + length), which lie inside. */
+  read(offset: number, length: number): Uint8Array
+  close(): void
+}
+
+const fileSource = (path: string): Source => {
+  const fd = openFile(path)
+  const stat = fstatSync(fd)
+  if (!stat.isFile()) {
+    closeSync(fd)
+    throw new KerninstError(EXIT.data, `${path}: not a regular file; ${WANTED}`)
+  }
+  const read = (offset: number, length: number): Uint8Array => {
+    const bytes = new Uint8Array(length)
+    for (let done = 0; done < length; ) {
+      let got = 0
+      try {
+        got = readSync(fd, bytes, done, length - done, offset + done)
+      } catch (error) {
+        throw new KerninstError(EXIT.io, `${path}: reading at ${hex(offset + done)} failed (${errno(error)})`)
+      }
+      if (got === 0) throw new KerninstError(EXIT.data, `${path}: became shorter while it was read`)
+      done += got
+    }
+    return bytes
+  }
+  return { bytes: stat.size, read, close: () => closeSync(fd) }
+}
+
+const memorySource = (bytes: Uint8Array): Source => ({
+  bytes: bytes.length,
+  read: (offset, length) => bytes.subarray(offset, offset + length),
+  close: () => {},
+})
+
+class ElfReader implements Elf {
   readonly path: string
   readonly fileBytes: number
+  headersEnd = 0
   sections: readonly Section[] = []
-  readonly #fd: number
+  readonly #source: Source
 
-  constructor(path: string) {
+  constructor(path: string, source: Source) {
     this.path = path
-    this.#fd = openFile(path)
-    const stat = fstatSync(this.#fd)
-    this.fileBytes = stat.size
-    if (!stat.isFile()) {
-      this.close()
-      throw new KerninstError(EXIT.data, `${path}: not a regular file; ${WANTED}`)
-    }
+    this.#source = source
+    this.fileBytes = source.bytes
   }
 
   section(name: string): Section | undefined {
@@ -113,22 +150,11 @@ class ElfFile implements Elf {
   read(offset: number, length: number): Uint8Array {
     if (offset + length > this.fileBytes) throw this.error(`truncated: nothing at ${hex(offset)}`)
     if (length > MAX_READ_BYTES) throw this.error(`${length} bytes at ${hex(offset)} are more than a kernel has`)
-    const bytes = new Uint8Array(length)
-    for (let done = 0; done < length; ) {
-      let got = 0
-      try {
-        got = readSync(this.#fd, bytes, done, length - done, offset + done)
-      } catch (error) {
-        throw new KerninstError(EXIT.io, `${this.path}: reading at ${hex(offset + done)} failed (${errno(error)})`)
-      }
-      if (got === 0) throw this.error('became shorter while it was read')
-      done += got
-    }
-    return bytes
+    return this.#source.read(offset, length)
   }
 
   close(): void {
-    closeSync(this.#fd)
+    this.#source.close()
   }
 
   error(what: string): KerninstError {
@@ -137,12 +163,9 @@ class ElfFile implements Elf {
 }
 
 /** Throws for anything but an x86-64 ELF executable, saying what it is. */
-const checkHeader = (elf: ElfFile, header: DataView): void => {
+const checkHeader = (elf: ElfReader, header: DataView): void => {
   if (header.byteLength < 4 || header.getUint32(0) !== 0x7f454c46) {
-    // A bzImage has 'HdrS' at 0x202 (Documentation/arch/x86/boot.rst).
-    const boot = elf.fileBytes > 0x206 ? elf.read(0x202, 4) : new Uint8Array(4)
-    const compressed = Buffer.from(boot).toString('latin1') === 'HdrS'
-    throw elf.error(`${compressed ? 'a compressed kernel (bzImage)' : 'not an ELF file'}; ${WANTED}`)
+    throw elf.error(`not an ELF file; ${WANTED}`)
   }
   if (header.byteLength < HEADER_BYTES) throw elf.error('truncated: the ELF header is incomplete')
   const bits = header.getUint8(4)
@@ -155,13 +178,13 @@ const checkHeader = (elf: ElfFile, header: DataView): void => {
   if (type !== 2) throw elf.error(`${TYPES[type] ?? `an ELF of unknown type ${type}`}; ${WANTED}`)
 }
 
-const readName = (elf: ElfFile, names: Uint8Array, offset: number, index: number): string => {
+const readName = (elf: ElfReader, names: Uint8Array, offset: number, index: number): string => {
   const end = offset < names.length ? names.indexOf(0, offset) : -1
   if (end < 0 || end - offset > MAX_NAME_BYTES) throw elf.error(`the name of section ${index} is out of bounds`)
   return Buffer.from(names.buffer, names.byteOffset + offset, end - offset).toString('latin1')
 }
 
-const readSections = (elf: ElfFile, header: DataView): Section[] => {
+const readSections = (elf: ElfReader, header: DataView): Section[] => {
   const tableOffset = Number(header.getBigUint64(40, true))
   const rowBytes = header.getUint16(58, true)
   const count = header.getUint16(60, true)
@@ -174,8 +197,9 @@ const readSections = (elf: ElfFile, header: DataView): Section[] => {
   if (tableEnd > elf.fileBytes) {
     throw elf.error(`truncated: the section headers end at ${tableEnd}, the file has ${elf.fileBytes} bytes`)
   }
+  elf.headersEnd = tableEnd
   const bytes = elf.read(tableOffset, count * SECTION_HEADER_BYTES)
-  const table = new DataView(bytes.buffer)
+  const table = viewOf(bytes)
   const range = (index: number): { offset: number; size: number; type: number } => ({
     offset: Number(table.getBigUint64(index * SECTION_HEADER_BYTES + 24, true)),
     size: Number(table.getBigUint64(index * SECTION_HEADER_BYTES + 32, true)),
@@ -206,15 +230,10 @@ const readSections = (elf: ElfFile, header: DataView): Section[] => {
   return sections
 }
 
-/**
- * Opens an ELF file and reads its section table; close() it.
- * @throws KerninstError 66 when the file cannot be opened; 65 when it is not an x86-64 ELF executable, or truncated
- */
-export const openElf = (path: string): Elf => {
-  const elf = new ElfFile(path)
+const open = (path: string, source: Source): Elf => {
+  const elf = new ElfReader(path, source)
   try {
-    const start = elf.read(0, Math.min(HEADER_BYTES, elf.fileBytes))
-    const header = new DataView(start.buffer)
+    const header = viewOf(elf.read(0, Math.min(HEADER_BYTES, elf.fileBytes)))
     checkHeader(elf, header)
     elf.sections = readSections(elf, header)
     return elf
@@ -223,3 +242,29 @@ export const openElf = (path: string): Elf => {
     throw error
   }
 }
+
+/**
+ * The first bytes of a file, for telling what it is.
+ * @param length at most so many; fewer where the file is shorter
+ * @throws KerninstError 66 when the file cannot be opened; 65 when it is no regular file
+ */
+export const readHead = (path: string, length: number): Uint8Array => {
+  const source = fileSource(path)
+  try {
+    return source.read(0, Math.min(length, source.bytes))
+  } finally {
+    source.close()
+  }
+}
+
+/**
+ * Opens an ELF file and reads its section table; close() it.
+ * @throws KerninstError 66 when the file cannot be opened; 65 when it is not an x86-64 ELF executable, or truncated
+ */
+export const openElf = (path: string): Elf => open(path, fileSource(path))
+
+/**
+ * The same of bytes in memory, at no cost; something may follow the ELF file in them.
+ * @param path for messages
+ */
+export const elfOf = (path: string, bytes: Uint8Array): Elf => open(path, memorySource(bytes))

@@ -1,6 +1,8 @@
 // In: symbols, and the executable sections. Out: the table of functions. Index space: func.
 // Invariant: start ascends strictly; start < end; both lie in one executable section. Functions may overlap: assembly
-// has labels inside others, which count as functions of their own (isFunc says which have a FUNC symbol).
+// has labels inside others, which count as functions of their own (isFunc says which have a FUNC symbol). Where no
+// symbol tells a size (assembly, and all names that come from kallsyms), a function ends at the next symbol, less the
+// padding before that.
 // Left out: code that no symbol covers, such as the bodies of weak functions that lost; __pfx_* (the padding before a
 // function, objtool since 6.2) and __cfi_* (kCFI type hashes).
 
@@ -9,10 +11,47 @@ import { NONE, type Rva } from './rva.js'
 import { indexOf } from './search.js'
 import type { Symbols } from './symbols.js'
 
-/** An executable section. */
+/** A stretch of the image. */
 export interface Span {
   readonly start: Rva
   readonly end: Rva
+}
+
+/** An executable section. */
+export interface Code extends Span {
+  readonly bytes: Uint8Array // index = rva - start
+}
+
+/**
+ * What assemblers and linkers pad code with on x86-64: int3 (0xcc), and the nops of gas (i386_align_code's table,
+ * binutils 2.40), longest first, so that a long one is not taken for a short one after other bytes. More 0x66 or 0x2e
+ * in front only lengthen a nop.
+ */
+const PADDING = [
+  [0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], [0x0f, 0x1f, 0x80, 0, 0, 0, 0], [0x0f, 0x1f, 0x44, 0, 0], [0x0f, 0x1f, 0x40, 0],
+  [0x0f, 0x1f, 0], [0x90], [0xcc],
+] as const
+const MAX_PREFIXES = 8
+/** jmp rel8, whose displacement may look like padding. */
+const SHORT_JUMP = 0xeb
+
+/**
+ * Where the padding at the end of code[start, end) begins. A heuristic, since it reads backwards: an instruction whose
+ * last byte is 0x90 or 0xcc loses that byte, unless it is a short jump; compilers end functions with nothing else of
+ * the kind.
+ */
+const trimPadding = (code: Uint8Array, start: number, end: number): number => {
+  for (let at = end; ; ) {
+    const pattern = PADDING.find((bytes) =>
+      at - bytes.length > start && bytes.every((byte, i) => code[at - bytes.length + i] === byte))
+    if (pattern === undefined) return at
+    let from = at - pattern.length
+    if (pattern.length === 1 && code[from - 1] === SHORT_JUMP) return at
+    if (pattern[0] !== 0xcc) {
+      for (let n = 0; n < MAX_PREFIXES && from - 1 > start && (code[from - 1] === 0x66 || code[from - 1] === 0x2e); n++) from--
+    }
+    at = from
+  }
 }
 
 /** How well a symbol names the function that starts at it; less is better. */
@@ -32,7 +71,7 @@ export class Functions {
   readonly #highest: Uint32Array // func -> greatest end of this and all functions before
 
   /** `regions`: the executable sections, ascending. */
-  constructor(symbols: Symbols, regions: readonly Span[]) {
+  constructor(symbols: Symbols, regions: readonly Code[]) {
     const start = new Uint32Array(symbols.count)
     const end = new Uint32Array(symbols.count)
     const best = new Uint32Array(symbols.count)
@@ -61,6 +100,10 @@ export class Functions {
       if (size === 0) {
         to = next < symbols.count ? symbols.rva[next]! : NONE
         if (rva < sizedEnd) to = Math.min(to, sizedEnd)
+        else {
+          const { start: from, end: last, bytes } = regions[region]!
+          to = from + trimPadding(bytes, rva - from, Math.min(to, last) - from)
+        }
       } else sizedEnd = to
       start[count] = rva
       end[count] = Math.min(to, regions[region]!.end)
@@ -80,6 +123,18 @@ export class Functions {
 
   nameOf(func: number): string {
     return this.#symbols.nameOf(this.symbol[func]!)
+  }
+
+  /**
+   * Where the code that starts at a function certainly ends. Of a function without a size, a label may have cut off the
+   * rest; no padding lies before such a label, so what follows at once is taken in too. Rather too much than too little:
+   * for what must not be touched.
+   */
+  fullEnd(func: number): Rva {
+    let end = this.end[func]!
+    if (this.#symbols.size[this.symbol[func]!] !== 0) return end
+    for (let next = func + 1; next < this.count && this.start[next]! <= end; next++) end = Math.max(end, this.end[next]!)
+    return end
   }
 
   /** The innermost function that contains an rva, that is the one that starts last; or NONE. */

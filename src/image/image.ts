@@ -1,21 +1,23 @@
-// In: the path of a debug vmlinux, and perhaps of a kallsyms file. Out: Image, all that later stages know of the
-// kernel: its identity, code bytes, symbols, functions, special tables, and what KASLR changes. The file is closed.
+// In: the path of a vmlinux, with symbols or stripped, or of a vmlinuz, and perhaps of a kallsyms file. Out: Image, all
+// that later stages know of the kernel: its identity, code bytes, symbols, functions, special tables, and what KASLR
+// changes. The file is closed.
 // Invariant: every rva of code in it is below imageBytes.
-// Left out: vmlinuz, and images without symbols.
+// Left out: where names come from (names.ts), how a vmlinuz is unpacked (vmlinuz.ts).
 
 import { createHash } from 'node:crypto'
 import { EXIT, KerninstError, assert } from '../error.js'
 import { readLimited } from '../file.js'
-import { SHF, openElf, type Elf } from './elf.js'
+import { SHF, SHT, elfOf, openElf, readHead, type Elf } from './elf.js'
 import { Functions } from './functions.js'
-import { MAX_KALLSYMS_BYTES, parseKallsyms } from './kallsyms.js'
 import { Memory, isCode } from './memory.js'
+import { checkNames, readNames, type SymbolSource } from './names.js'
 import { findBuildId } from './notes.js'
 import { findCodePointers } from './pointers.js'
-import { readRelocs, type Relocs } from './relocs.js'
+import { readRelocTail, readRelocs, type Relocs } from './relocs.js'
 import { NONE, hex, toRva, type Rva } from './rva.js'
-import { Symbols, findRawSymbol, readSymbolSections } from './symbols.js'
+import { Symbols, findRawSymbol } from './symbols.js'
 import { readTables, type KernelTables } from './tables.js'
+import { MAX_VMLINUZ_BYTES, VMLINUZ_HEAD_BYTES, isVmlinuz, unpackVmlinuz } from './vmlinuz.js'
 
 const PAGE_BYTES = 4096
 const BUILD_ID_BYTES = 20
@@ -36,9 +38,11 @@ export interface Region {
   readonly bytes: Uint8Array // index = rva - start
 }
 
+export type ImageKind = 'vmlinux' | 'vmlinuz'
+
 export interface Image {
   readonly path: string
-  readonly kind: 'vmlinux'
+  readonly kind: ImageKind
   /** What uname -r says. */
   readonly release: string
   readonly buildId: Uint8Array // 20 bytes
@@ -59,14 +63,14 @@ export interface Image {
   readonly relocs: Relocs
   /** Code that data points to; sorted, unique. */
   readonly codePointers: Uint32Array
-  /** 'symtab', and 'kallsyms-file' when one was given. */
-  readonly symbolSources: readonly string[]
+  /** Where names came from, first, and what confirmed them. */
+  readonly symbolSources: readonly SymbolSource[]
   /** Hex, over the bytes of all regions in order. */
   readonly textSha256: string
 }
 
 export interface ImageOptions {
-  /** A System.map or a copy of /proc/kallsyms to check the symbols against. */
+  /** A System.map or a copy of /proc/kallsyms to check names against, or to take them from where there are none. */
   readonly kallsyms?: string
 }
 
@@ -112,17 +116,20 @@ const readRegions = (path: string, elf: Elf, memory: Memory, base: bigint, image
   })
 }
 
-const checkKallsyms = (path: string, symbols: Symbols, base: bigint): void => {
-  const text = readLimited(path, MAX_KALLSYMS_BYTES).toString('latin1')
-  parseKallsyms(text, symbols, base, path)
+/** Where the ELF file ends: what follows in a payload are the relocations (arch/x86/boot/compressed/Makefile, 6.12). */
+const endOf = (elf: Elf): number => {
+  let end = elf.headersEnd
+  for (const { type, offset, size } of elf.sections) if (type !== SHT.nobits) end = Math.max(end, offset + size)
+  return end
 }
 
-const compose = (elf: Elf, { kallsyms }: ImageOptions): Image => {
+const compose = (elf: Elf, kind: ImageKind, { kallsyms }: ImageOptions): Image => {
   const { path } = elf
-  const symbolSections = readSymbolSections(elf)
-  const base = checkBase(path, findRawSymbol(symbolSections, '_text'))
+  const names = readNames(elf, kallsyms)
+  const base = checkBase(path, findRawSymbol(names.sections, '_text'))
   const memory = new Memory(elf, base)
-  const symbols = new Symbols(symbolSections, base)
+  const symbols = new Symbols(names.sections, base)
+  const symbolSources = checkNames(path, names, kallsyms, memory, base, symbols)
   const end = symbols.rvaOf('_end')
   if (end === NONE || end === 0 || end > MAX_IMAGE_BYTES) {
     throw new KerninstError(EXIT.data, `${path}: symbol _end is missing, or not within 1 GiB of _text`)
@@ -135,31 +142,29 @@ const compose = (elf: Elf, { kallsyms }: ImageOptions): Image => {
   if (text === undefined) throw new KerninstError(EXIT.data, `${path}: has no executable section .text`)
   const functions = new Functions(symbols, regions)
   const tables = readTables(path, memory, base, symbols, functions)
-  const relocs = readRelocs(elf, memory, base)
+  const relocs = kind === 'vmlinux'
+    ? readRelocs(elf, memory, base)
+    : readRelocTail(path, elf.read(endOf(elf), elf.fileBytes - endOf(elf)), memory, base)
   const codePointers = findCodePointers(elf, memory, base, tables.places)
-  const symbolSources = ['symtab']
-  if (kallsyms !== undefined) {
-    checkKallsyms(kallsyms, symbols, base)
-    symbolSources.push('kallsyms-file')
-  }
   const digest = createHash('sha256')
   for (const { bytes } of regions) digest.update(bytes)
   return {
-    path, kind: 'vmlinux', release, buildId: buildId.id, buildIdRva: buildId.rva, base, imageBytes, regions,
+    path, kind, release, buildId: buildId.id, buildIdRva: buildId.rva, base, imageBytes, regions,
     textStart: text.start, textEnd: text.end, text: text.bytes, symbols, functions, tables, relocs, codePointers,
     symbolSources, textSha256: digest.digest('hex'),
   }
 }
 
 /**
- * Reads a debug vmlinux.
- * @throws KerninstError 66 when a file cannot be read; 65 when it is no x86-64 vmlinux with symbols, or is damaged;
+ * Reads a kernel: a vmlinux, with symbols or stripped, or a vmlinuz.
+ * @throws KerninstError 66 when a file cannot be read; 65 when it is no x86-64 kernel, has no names, or is damaged;
  *   76 when the kallsyms file belongs to another kernel
  */
 export const loadImage = (path: string, options: ImageOptions = {}): Image => {
-  const elf = openElf(path)
+  const packed = isVmlinuz(readHead(path, VMLINUZ_HEAD_BYTES))
+  const elf = packed ? elfOf(path, unpackVmlinuz(path, readLimited(path, MAX_VMLINUZ_BYTES))) : openElf(path)
   try {
-    return compose(elf, options)
+    return compose(elf, packed ? 'vmlinuz' : 'vmlinux', options)
   } finally {
     elf.close()
   }

@@ -1,9 +1,11 @@
-// In: the relocations that --emit-relocs left beside the code. Out: which fields of the code KASLR changes, and how.
+// In: the relocations that --emit-relocs left beside the code, or the list that follows the kernel in a bzImage. Out:
+// which fields of the code KASLR changes, and how.
 // Invariant: each table ascends strictly, and every field lies in an executable section.
 // Left out: relocations of data, and images that keep none (`known` is false: nothing may then be concluded from an
 // instruction that is not listed).
 // The rules are those of arch/x86/tools/relocs.c, do_reloc64 (6.1): absolute fields grow by the slide, unless against
 // per-CPU or absolute symbols; PC-relative ones against per-CPU symbols, which do not move with the code, shrink by it.
+// The list in a bzImage is what that program wrote (emit_relocs).
 
 import { EXIT, KerninstError } from '../error.js'
 import { addressReader, viewOf } from './address.js'
@@ -21,7 +23,7 @@ export interface Relocs {
   readonly relocAbs32: Uint32Array //  rva of a 32-bit field that grows by the slide
   readonly relocAbs64: Uint32Array //  the same, 64 bits
   readonly relocPcpu32: Uint32Array // rva of a 32-bit field that shrinks by the slide
-  /** Whether the image keeps .rela.text. */
+  /** Whether the image keeps .rela.text, or its bzImage the list. */
   readonly known: boolean
 }
 
@@ -85,4 +87,48 @@ export const readRelocs = (elf: Elf, memory: Memory, base: bigint): Relocs => {
     }
   }
   return { relocAbs32: abs32.sorted(), relocAbs64: abs64.sorted(), relocPcpu32: pcpu32.sorted(), known }
+}
+
+/** The lists hold the low halves of addresses, whose high half is all ones. */
+const TOP = 0xffff_ffff_0000_0000n
+
+/**
+ * Reads vmlinux.relocs: lists of u32, each with a zero before it, walked from the end as the boot code does: fields of
+ * 32 bits that grow, those that shrink (per-CPU; dropped in 6.15), fields of 64 bits (handle_relocations in
+ * arch/x86/boot/compressed/misc.c, 6.1 and 6.12).
+ * @param tail what follows the ELF file in the payload; empty where the kernel cannot be moved
+ * @throws KerninstError 65 when it is not such lists
+ */
+export const readRelocTail = (path: string, tail: Uint8Array, memory: Memory, base: bigint): Relocs => {
+  const bad = (what: string): KerninstError => new KerninstError(EXIT.data, `${path}: the list of relocations ${what}`)
+  const words = tail.length / 4
+  const none = new Uint32Array(0)
+  if (words === 0) return { relocAbs32: none, relocAbs64: none, relocPcpu32: none, known: false }
+  if (!Number.isInteger(words)) throw bad(`has ${tail.length} bytes, no multiple of 4`)
+  if (words > MAX_RELOCATIONS) throw bad(`has ${words} entries; at most ${MAX_RELOCATIONS} are read`)
+  const view = viewOf(tail)
+  if (view.getUint32(0, true) !== 0) throw bad('does not start with a zero')
+  const code = memory.sections.filter(isCode)
+  const lists: RvaList[] = []
+  for (let word = words - 1; word >= 0; word--) {
+    const list = new RvaList()
+    for (; ; word--) {
+      const low = view.getUint32(word * 4, true)
+      if (low === 0) break
+      const rva = Number(TOP - base) + low
+      if (code.some(({ start, end }) => rva >= start && rva < end)) list.push(rva)
+    }
+    lists.push(list)
+  }
+  if (lists.length !== 2 && lists.length !== 3) throw bad(`consists of ${lists.length} lists; 2 or 3 are known`)
+  const fields = (list: RvaList, bytes: number): Uint32Array => {
+    const rvas = list.sorted()
+    for (const rva of rvas) {
+      if (memory.find(rva, rva + bytes) === undefined) throw bad('names a field that reaches past its section')
+    }
+    return rvas
+  }
+  const abs64 = lists[lists.length - 1]!
+  const pcpu32 = lists.length === 3 ? fields(lists[1]!, 4) : none
+  return { relocAbs32: fields(lists[0]!, 4), relocAbs64: fields(abs64, 8), relocPcpu32: pcpu32, known: true }
 }

@@ -1,4 +1,5 @@
-// In: .symtab and its string table. Out: Symbols, sorted by address, with names decoded only when asked for.
+// In: .symtab and its string table, or rows of that form made from kallsyms. Out: Symbols, sorted by address, with names
+// decoded only when asked for.
 // Invariant: rva ascends; at one rva, FUNC symbols come first, then names ascend. Index space: symbol.
 // Left out: FILE, SECTION and undefined symbols. Those whose value is no address of the image (per-CPU, absolute) have
 // no index; `absolute` holds their values.
@@ -12,7 +13,7 @@ import { NONE, type Rva } from './rva.js'
 export const SYM = { bytes: 24, name: 0, info: 4, shndx: 6, value: 8, size: 16 } as const
 
 /** Enough for an allyesconfig kernel; also what the sort key below has bits for. */
-const MAX_SYMBOLS = 1 << 20
+export const MAX_SYMBOLS = 1 << 20
 /** The kernel's own limit is KSYM_NAME_LEN, 512 (include/linux/kallsyms.h, 6.1 and 6.12). */
 const MAX_NAME_BYTES = 1024
 
@@ -25,12 +26,13 @@ export interface SymbolSections {
 
 /**
  * Reads .symtab and its string table, checked: every name lies in bounds.
- * @throws KerninstError 65 when there is none (a stripped image), or it is malformed
+ * @returns undefined when there is none (a stripped image)
+ * @throws KerninstError 65 when it is malformed
  */
-export const readSymbolSections = (elf: Elf): SymbolSections => {
+export const readSymbolSections = (elf: Elf): SymbolSections | undefined => {
   const bad = (what: string): KerninstError => new KerninstError(EXIT.data, `${elf.path}: ${what}`)
   const symtab = elf.sections.find((section) => section.type === SHT.symtab)
-  if (symtab === undefined) throw bad('no symbol table: the image is stripped; use the vmlinux of the -dbg package')
+  if (symtab === undefined) return undefined
   const count = symtab.size / SYM.bytes
   if (symtab.entrySize !== SYM.bytes || !Number.isInteger(count)) throw bad('.symtab does not hold rows of 24 bytes')
   if (count > MAX_SYMBOLS) throw bad(`${count} symbols; at most ${MAX_SYMBOLS} are read`)
@@ -159,6 +161,14 @@ export class Symbols {
     return true
   }
 
+  /** Whether a symbol's name is bytes[start, end). */
+  nameIs(symbol: number, bytes: Uint8Array, start: number, end: number): boolean {
+    const offset = this.#name[symbol]!
+    if (this.#nameEnd[symbol]! - offset !== end - start) return false
+    for (let i = start; i < end; i++) if (this.#strings[offset + i - start] !== bytes[i]) return false
+    return true
+  }
+
   /** All symbols of exactly this name, ascending; empty when there is none. */
   find(name: string): number[] {
     const bytes = Buffer.from(name, 'latin1')
@@ -192,11 +202,7 @@ export class Symbols {
     for (let i = hash(bytes, start, end) & mask; ; i = (i + 1) & mask) {
       const symbol = this.#bucket[i]!
       if (symbol === NONE) return i
-      const offset = this.#name[symbol]!
-      if (this.#nameEnd[symbol]! - offset !== end - start) continue
-      let same = 0
-      while (same < end - start && this.#strings[offset + same] === bytes[start + same]) same++
-      if (same === end - start) return i
+      if (this.nameIs(symbol, bytes, start, end)) return i
     }
   }
 }

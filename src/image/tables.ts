@@ -318,6 +318,9 @@ const readStaticCalls = (tables: TableReader): Uint32Array => {
   return place === undefined ? new Uint32Array(0) : tables.column('staticCalls', place, 8, 0).sort()
 }
 
+/** A jump and three bytes that mark it (arch/x86/include/asm/static_call.h, 6.1 and 6.12). */
+const TRAMPOLINE_BYTES = 8
+
 /** Trampolines are functions named __SCT__* (include/linux/static_call_types.h, 6.1 and 6.12). */
 const findTrampolines = (symbols: Symbols, functions: Functions): Spans => {
   const found: number[] = []
@@ -326,7 +329,7 @@ const findTrampolines = (symbols: Symbols, functions: Functions): Spans => {
   }
   return {
     start: Uint32Array.from(found, (func) => functions.start[func]!),
-    end: Uint32Array.from(found, (func) => functions.end[func]!),
+    end: Uint32Array.from(found, (func) => functions.start[func]! + TRAMPOLINE_BYTES),
   }
 }
 
@@ -393,7 +396,7 @@ const readBlacklist = (tables: TableReader, functions: Functions): Spans => {
     }
   }
   start.sort()
-  return { start, end: start.map((rva) => functions.end[functions.functionAt(rva)]!) }
+  return { start, end: start.map((rva) => functions.fullEnd(functions.functionAt(rva))) }
 }
 
 const findRanges = (
@@ -417,7 +420,7 @@ const findRanges = (
   for (const name of BRING_UP) {
     for (const func of functions.functionsNamed(name)) {
       const start = functions.start[func]!
-      const end = functions.end[func]!
+      const end = functions.fullEnd(func)
       if (end > headEnd) ranges.push({ name: 'head', start, end })
     }
   }

@@ -4,12 +4,12 @@
 export interface Manifest {
   tool: { name: 'kerninst'; version: string }
   image: {
-    kind: 'vmlinux'
+    kind: 'vmlinux' | 'vmlinuz'
     release: string //   uname -r, from linux_banner
     buildId: string //   hex
     base: string //      '0x...', link-time address of rva 0
     textSha256: string // hex, of the bytes that were analysed
-    symbols: string[] //  where names came from: 'symtab', 'kallsyms-file'
+    symbols: string[] //  where names came from: 'symtab', 'kallsyms', 'kallsyms-file'
   }
   programs: string[] //  the probe programs, as given
   points: ManifestPoint[]
