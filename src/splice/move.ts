@@ -101,8 +101,8 @@ const readFields = (image: Image, rva: Rva, insn: Instruction, offsets: Offsets)
   } else {
     // A heuristic: the image does not say which fields KASLR changes, so a sign-extended field whose value lies in the
     // image is taken for an address; where it might be something else, the instruction is refused. Held against the
-    // true list, it was wrong nowhere in the 570,396 (6.1) and 664,275 (6.12) instructions of 5 bytes or more outside
-    // start-up code. Were it wrong, the site's bytes would not be the expected ones, and the bundle would be refused on
+    // true list, it was wrong nowhere in the 557,741 (6.1) and 648,718 (6.12) instructions of 5 bytes or more outside
+    // reserved text. Were it wrong, the site's bytes would not be the expected ones, and the bundle would be refused on
     // the target before anything is written.
     const candidates: number[] = []
     for (let op = 0; op < insn.opCount; op++) {
