@@ -8,10 +8,8 @@ import { keygen, readCertificateDer, readKey } from './bundle/keys.js'
 import { readDump } from './dump/dump.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import {
-  analyzeFunction, functionsNamed, openGround, planBundle, type PlanResult, type Program,
-} from './pipeline.js'
-import { analysisJson, analysisText, analyzeAll } from './report/analysis.js'
+import { analyzeImage, functionsNamed, openGround, planBundle, type PlanResult, type Program } from './pipeline.js'
+import { analysisJson, analysisText } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
@@ -19,6 +17,7 @@ import { reportNumbers } from './report/numbers.js'
 import { printable } from './report/printable.js'
 import { showJson, showText } from './report/show.js'
 import { reportText, textOptions } from './report/text.js'
+import { prepareFunction } from './splice/site.js'
 
 const VERSION = (JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }).version
 const MAX_PROGRAM_BYTES = 1 << 20
@@ -26,6 +25,15 @@ const MAX_BUNDLE_BYTES = BUNDLE_LIMITS.manifest + BUNDLE_LIMITS.payload + (1 << 
 
 const say = (line: string): void => {
   process.stderr.write(`${line}\n`)
+}
+
+/** What is being done, in a line of its own that the next one replaces. */
+const showStage = (stage: string): void => {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${stage}…`)
+}
+
+const clearStage = (): void => {
+  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
 }
 
 // With -o into the file, else to stdout.
@@ -63,11 +71,9 @@ const plan = async (image: string, options: PlanOptions): Promise<void> => {
     version: VERSION,
     ...(options.kallsyms === undefined ? {} : { kallsyms: options.kallsyms }),
     ...(key && cert ? { key, cert } : {}),
-    progress: (stage) => {
-      if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${stage}…`)
-    },
+    progress: showStage,
   })
-  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
+  clearStage()
   const { bundle, manifest } = result
   if (bundle !== undefined) writeWhole(options.output, bundle)
   if (options.json) process.stdout.write(planJson(result))
@@ -151,25 +157,14 @@ program
   .description('analyze every function of an image: what was read, what is known, what is not')
   .argument('<image>')
   .option('--json', 'as one line of JSON')
-  .action(async (path: string, options: { json?: boolean }) => {
-    const tty = process.stderr.isTTY
-    const seconds: Record<string, number> = {}
-    let since = process.hrtime.bigint()
-    const lap = (stage: string): void => {
-      const now = process.hrtime.bigint()
-      seconds[stage] = Number(now - since) / 1e9
-      since = now
-    }
-    const ground = await openGround(path)
-    lap('image')
-    const analysis = analyzeAll(ground.image, (index) => analyzeFunction(ground, index), (done, all) => {
-      if (tty) process.stderr.write(`\r\x1b[K${done} of ${all} functions`)
-    })
-    lap('functions')
-    if (tty) process.stderr.write('\r\x1b[K')
+  .option('--kallsyms <file>', 'System.map or a copy of the target\'s /proc/kallsyms, to take names from or check them against')
+  .action((path: string, options: { json?: boolean; kallsyms?: string }) => {
+    const result = analyzeImage(path, options.kallsyms === undefined ? {} : { kallsyms: options.kallsyms }, showStage)
+    clearStage()
+    const { image, analysis, seconds } = result
     const peakRssMb = Math.round(process.resourceUsage().maxRSS / 1024)
-    process.stdout.write(options.json ? analysisJson(ground.image, analysis, seconds, peakRssMb) + '\n'
-      : analysisText(ground.image, analysis, seconds, peakRssMb))
+    process.stdout.write(options.json ? analysisJson(image, analysis, seconds, peakRssMb) + '\n'
+      : analysisText(image, analysis, seconds, peakRssMb))
   })
 
 program
@@ -184,7 +179,7 @@ program
     }
     const ground = await openGround(path)
     for (const index of functionsNamed(ground.image, names)) {
-      const { graph, liveness } = analyzeFunction(ground, index)
+      const { graph, liveness } = prepareFunction(ground, index)
       process.stdout.write(options.format === 'json' ? graphJson(ground.image, graph, liveness) + '\n'
         : options.format === 'dot' ? graphDot(ground.image, graph) : graphText(ground.image, graph, liveness))
     }
@@ -198,7 +193,7 @@ program
   .action(async (path: string, name: string) => {
     const ground = await openGround(path)
     for (const index of functionsNamed(ground.image, [name])) {
-      process.stdout.write(disassembly(ground, analyzeFunction(ground, index)))
+      process.stdout.write(disassembly(ground, prepareFunction(ground, index)))
     }
   })
 
@@ -246,7 +241,7 @@ const main = async (): Promise<number> => {
     return EXIT.ok
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.ok : EXIT.usage
-    if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
+    clearStage()
     if (error instanceof KerninstError) {
       say(`kerninst: ${error.message}`)
       return error.exit

@@ -3,10 +3,9 @@
 
 import type { KeyObject } from 'node:crypto'
 import { writeBundle } from './bundle/bundle.js'
-import { buildFunction } from './cfg/function.js'
-import { findTargets } from './cfg/targets.js'
+import { buildGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
-import { loadImage, type Image } from './image/image.js'
+import { loadImage, type Image, type ImageOptions } from './image/image.js'
 import { solveLiveness } from './liveness/live.js'
 import { parseProgram, type Probe } from './probe/program.js'
 import { resolvePoints, type Point } from './probe/points.js'
@@ -15,8 +14,9 @@ import { describePlan } from './splice/describe.js'
 import type { Manifest } from './splice/manifest.js'
 import { makePlan, type Plan } from './splice/plan.js'
 import { findReserved } from './splice/reserved.js'
-import type { Ground, PlannedFunction } from './splice/site.js'
+import type { Ground } from './splice/site.js'
 import type { TargetIdentity } from './splice/tables.js'
+import { analyze, type Analysis } from './report/analysis.js'
 import { EXIT, KerninstError } from './error.js'
 
 /** A probe program and where it is from. */
@@ -81,9 +81,10 @@ export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const image = await stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
   const points = await stage('points', () => resolveAll(image, programs))
-  const targets = await stage('control flow', () => findTargets(image))
+  const graph = await stage('control flow', () => buildGraph(image))
+  const live = await stage('liveness', () => solveLiveness(graph))
   const second = await SecondDecoder.load()
-  const plan = await stage('plan', () => makePlan(image, targets, second, points))
+  const plan = await stage('plan', () => makePlan(live, second, points))
   await stage('check', () => checkPlan(image, plan.tables, plan.live, plan.reserved, second))
   const manifest = describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version })
   if (plan.served.length === 0) return { bundle: undefined, plan, manifest, image, seconds }
@@ -93,16 +94,28 @@ export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   return { bundle, plan, manifest, image, seconds }
 }
 
+/** Analyzes a whole image. */
+export const analyzeImage = (
+  path: string, options: ImageOptions, progress: (stage: string) => void,
+): { image: Image; analysis: Analysis; seconds: Record<string, number> } => {
+  const seconds: Record<string, number> = {}
+  const stage = <T>(name: string, run: () => T): T => {
+    progress(name)
+    const start = process.hrtime.bigint()
+    const result = run()
+    seconds[name] = Number(process.hrtime.bigint() - start) / 1e9
+    return result
+  }
+  const image = stage('image', () => loadImage(path, options))
+  const graph = stage('control flow', () => buildGraph(image))
+  const live = stage('liveness', () => solveLiveness(graph))
+  return { image, analysis: stage('figures', () => analyze(live)), seconds }
+}
+
 /** Everything that looking at single functions needs. */
 export const openGround = async (path: string): Promise<Ground> => {
   const image = loadImage(path)
-  return { image, targets: findTargets(image), reserved: findReserved(image), second: await SecondDecoder.load() }
-}
-
-/** One function's graph and liveness. */
-export const analyzeFunction = (ground: Ground, index: number): PlannedFunction => {
-  const graph = buildFunction(ground.image, ground.targets, index)
-  return { index, graph, liveness: solveLiveness(ground.image, graph) }
+  return { image, live: solveLiveness(buildGraph(image)), reserved: findReserved(image), second: await SecondDecoder.load() }
 }
 
 /**

@@ -7,8 +7,9 @@ import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { equivalentBlocks, runsWith } from '../src/cfg/equivalent.js'
-import { buildFunction, END, type FunctionGraph } from '../src/cfg/function.js'
-import { findTargets } from '../src/cfg/targets.js'
+import { cutFunction, type FunctionGraph } from '../src/cfg/function.js'
+import { buildGraph } from '../src/cfg/graph.js'
+import { END } from '../src/cfg/kinds.js'
 import { decodeRanges, FLOW } from '../src/code/instructions.js'
 import { FACT_WORDS, FLOW_MASK, FLOW_SHIFT, IcedFacts } from '../src/code/facts.js'
 import { ALL, namesOf, RCX, RDX, RSI } from '../src/code/registers.js'
@@ -17,7 +18,7 @@ import { DecodeTable } from '../src/code/table.js'
 import { KerninstError } from '../src/error.js'
 import { loadImage, type Image } from '../src/image/image.js'
 import { NONE } from '../src/image/rva.js'
-import { solveLiveness } from '../src/liveness/live.js'
+import { livenessOf, solveLiveness } from '../src/liveness/live.js'
 import { resolvePoints } from '../src/probe/points.js'
 import { parseProgram } from '../src/probe/program.js'
 import { checkPlan } from '../src/splice/check.js'
@@ -224,7 +225,7 @@ const graphOf = (succ: number[][], ends: number[]): FunctionGraph => {
   return {
     name: 'random', start: 0, end: succ.length, blockCount: succ.length,
     insns: { ...decodeRanges([]), count: 0 },
-    blockFirst: Uint32Array.from({ length: succ.length + 1 }, (_, i) => i), blockEnd: Uint8Array.from(ends),
+    block: zero, blockFirst: Uint32Array.from({ length: succ.length + 1 }, (_, i) => i), blockEnd: Uint8Array.from(ends),
     blockOfInsn: zero, succStart: start, succ: Uint32Array.from(succ.flat()), entries: Uint32Array.of(0),
     incomplete: '', alternativeLeaves: false,
   }
@@ -282,11 +283,11 @@ t.test('kernels in miniature', async (t) => {
     const path = join(scratch, source.replace('.S', '.elf'))
     execFileSync(join(folder, 'build.sh'), [join(folder, source), path])
     const image = loadImage(path)
-    const targets = findTargets(image)
+    const live = solveLiveness(buildGraph(image))
     const expects = [...readFileSync(join(folder, source), 'utf8').matchAll(/^# expect (\S+)\s+(.*)$/gm)]
     if (expects.length === 0) throw new Error(`${source} expects nothing`)
     for (const [, point, expected] of expects) {
-      const plan = makePlan(image, targets, second, resolvePoints(image, parseProgram(`${point} { @ = count() }`, 't'), 't'))
+      const plan = makePlan(live, second, resolvePoints(image, parseProgram(`${point} { @ = count() }`, 't'), 't'))
       const free = expected!.includes('[')
       const parts = plan.served.flatMap((served) => served.parts.map(({ site }) =>
         `${plan.tactics[site]} ${placeOf(image, plan.tables.siteRva[site]!)}${free ? ` [${describeLive(plan.live[site]!)}]` : ''}`))
@@ -333,11 +334,11 @@ const sample = (image: Image, count: number): number[] =>
 for (const kernel of KERNELS) {
   t.test(kernel.name, async (t) => {
     const image = loadImage(kernel.path)
-    const targets = findTargets(image)
+    const live = solveLiveness(buildGraph(image))
     const second = await SecondDecoder.load()
     const program = 'entry:vfs_read,return:vfs_read,call:vfs_read,entry:tcp_sendmsg,return:tcp_sendmsg,entry:__schedule,' +
       'return:do_sys_openat2,entry:handle_mm_fault,return:handle_mm_fault,insn:vfs_write+0x20,return:vfs_write { @ = count() }'
-    const planOf = (text: string): Plan => makePlan(image, targets, second, resolvePoints(image, parseProgram(text, 't'), 't'))
+    const planOf = (text: string): Plan => makePlan(live, second, resolvePoints(image, parseProgram(text, 't'), 't'))
     const plan = planOf(program)
 
     t.test('the decoding table says what iced says, of all code', (t) => {
@@ -375,7 +376,7 @@ for (const kernel of KERNELS) {
       let complete = 0
       const functions = sample(image, 1500)
       for (const f of functions) {
-        const graph = buildFunction(image, targets, f)
+        const graph = cutFunction(live.graph, f)
         const { insns, blockCount, blockFirst } = graph
         if (graph.incomplete === '') complete++
         for (let i = 1; i < insns.count; i++) if (insns.rva[i]! < insns.rva[i - 1]! + insns.length[i - 1]!) t.fail(`${graph.name}: overlap`)
@@ -387,7 +388,7 @@ for (const kernel of KERNELS) {
             if (image.tables.exTable.insn.includes(insns.rva[i]!)) t.fail(`${graph.name}: a fault inside a block`)
           }
           for (let i = blockFirst[b]! + 1; i < blockFirst[b + 1]!; i++) {
-            if (targets.has(insns.rva[i]!)) t.fail(`${graph.name}: a jump into a block`)
+            if (live.graph.targets.has(insns.rva[i]!)) t.fail(`${graph.name}: a jump into a block`)
           }
         }
         for (const s of graph.succ) if (s >= blockCount) t.fail(`${graph.name}: an edge to nowhere`)
@@ -399,27 +400,27 @@ for (const kernel of KERNELS) {
     t.test('liveness satisfies its equations where it is used', (t) => {
       // At entry, a traced function's own arguments are live where it reads them: vfs_read reads file, buf, count.
       const f = image.functions.functionsNamed('vfs_read')[0]!
-      const graph = buildFunction(image, targets, f)
-      const { liveIn } = solveLiveness(image, graph)
+      const graph = cutFunction(live.graph, f)
+      const { liveIn } = livenessOf(live, graph)
       const first = [...graph.insns.rva].findIndex((rva) => rva > image.functions.start[f]! + 8)
       t.equal(liveIn[first]! & (RSI | RDX), RSI | RDX, 'arguments')
       for (const index of sample(image, 300)) {
-        const g = buildFunction(image, targets, index)
-        const live = solveLiveness(image, g)
+        const g = cutFunction(live.graph, index)
+        const solved = livenessOf(live, g)
         for (let i = 0; i < g.insns.count; i++) {
-          if (g.insns.flow[i] !== FLOW.call && (live.liveIn[i]! & g.insns.reads[i]!) !== g.insns.reads[i]) t.fail(`${g.name}: a read register is dead`)
+          if (g.insns.flow[i] !== FLOW.call && (solved.liveIn[i]! & g.insns.reads[i]!) !== g.insns.reads[i]) t.fail(`${g.name}: a read register is dead`)
         }
       }
       // 6.1: __ftrace_hash_rec_update keeps r11 over a call to hash_contains_ip.isra.0 (gcc's -fipa-ra).
       const proof = image.functions.functionsNamed('__ftrace_hash_rec_update')[0]
       if (kernel.name === '6.1-cloud') {
         t.ok(proof !== undefined)
-        const g = buildFunction(image, targets, proof!)
-        const live = solveLiveness(image, g)
+        const g = cutFunction(live.graph, proof!)
+        const solved = livenessOf(live, g)
         const calls = [...g.insns.flow.keys()].filter((i) => g.insns.flow[i] === FLOW.call && g.insns.target[i] !== NONE &&
           placeOf(image, g.insns.target[i]!).startsWith('hash_contains_ip.isra.0+0x0'))
         t.ok(calls.length > 0)
-        for (const i of calls) t.ok(live.liveIn[i]! & (1 << 11), 'r11 is live over the call')
+        for (const i of calls) t.ok(solved.liveIn[i]! & (1 << 11), 'r11 is live over the call')
       }
       t.end()
     })
@@ -531,7 +532,7 @@ for (const kernel of KERNELS) {
       }
       t.same(missing, [], 'every function start')
       const names = 'entry:vfs_read,return:vfs_read,entry:tcp_sendmsg,return:do_sys_openat2 { @ = count() }'
-      const theirs = makePlan(packed, findTargets(packed), second, resolvePoints(packed, parseProgram(names, 't'), 't'))
+      const theirs = makePlan(solveLiveness(buildGraph(packed)), second, resolvePoints(packed, parseProgram(names, 't'), 't'))
       t.same(theirs.refused, [])
       t.same(theirs.tables.siteRva, planOf(names).tables.siteRva, 'the same sites')
       checkPlan(packed, theirs.tables, theirs.live, theirs.reserved, second)

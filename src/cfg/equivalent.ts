@@ -5,9 +5,10 @@
 // Only complete functions are asked; every edge that the graph has too many only makes the answer "no" more often.
 
 import { NONE } from '../image/rva.js'
-import { END, reachable, type FunctionGraph } from './function.js'
+import { reachable, type FunctionGraph } from './function.js'
+import { END } from './kinds.js'
 
-const LEAVES = END.leaks | END.return | END.tail | END.unknown
+const LEAVES = END.leaks | END.return | END.tail | END.unknown | END.faultLeaves
 
 /** How many blocks around the given one are tried. */
 const NEIGHBOURS = 48

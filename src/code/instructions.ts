@@ -29,8 +29,10 @@ export interface CodeRange {
   readonly bytes: Uint8Array
 }
 
-/** Ranges up to this many bytes are decoded in a buffer that is kept; they are nearly all. */
+/** Ranges up to this many bytes are decoded in a buffer that is kept; nearly all functions are smaller. */
 const KEPT_BYTES = 1 << 16
+/** Room for a longer piece of code, in bytes per instruction; kernels have 3.9 on average, so that it rarely grows. */
+const BYTES_PER_INSN = 3
 
 const table = new DecodeTable()
 
@@ -49,18 +51,18 @@ const targetOf = (bytes: Uint8Array, past: number, size: number, end: Rva): Rva 
   return to >= 0 && to < NONE ? to : NONE
 }
 
-/** Room for instructions, filled from the front. Memory that is never written to costs nothing on Linux. */
+/** Room for instructions, filled from the front. */
 class InstructionBuffer {
   count = 0
-  readonly rva: Uint32Array
-  readonly length: Uint8Array
-  readonly flow: Uint8Array
-  readonly target: Uint32Array
-  readonly reads: Uint32Array
-  readonly kills: Uint32Array
-  readonly writes: Uint32Array
-  readonly changesGs: Uint8Array
-  readonly ripAt: Uint8Array
+  rva: Uint32Array
+  length: Uint8Array
+  flow: Uint8Array
+  target: Uint32Array
+  reads: Uint32Array
+  kills: Uint32Array
+  writes: Uint32Array
+  changesGs: Uint8Array
+  ripAt: Uint8Array
 
   /** @param bound instructions; as many as there are bytes is always enough */
   constructor(bound: number) {
@@ -73,6 +75,32 @@ class InstructionBuffer {
     this.writes = new Uint32Array(bound)
     this.changesGs = new Uint8Array(bound)
     this.ripAt = new Uint8Array(bound)
+  }
+
+  /** Makes room for `more` instructions. */
+  reserve(more: number): void {
+    const needed = this.count + more
+    if (needed <= this.rva.length) return
+    const bound = Math.max(needed, Math.ceil(this.rva.length * 1.25))
+    const bytes = (old: Uint8Array): Uint8Array => {
+      const grown = new Uint8Array(bound)
+      grown.set(old.subarray(0, this.count))
+      return grown
+    }
+    const words = (old: Uint32Array): Uint32Array => {
+      const grown = new Uint32Array(bound)
+      grown.set(old.subarray(0, this.count))
+      return grown
+    }
+    this.rva = words(this.rva)
+    this.length = bytes(this.length)
+    this.flow = bytes(this.flow)
+    this.target = words(this.target)
+    this.reads = words(this.reads)
+    this.kills = words(this.kills)
+    this.writes = words(this.writes)
+    this.changesGs = bytes(this.changesGs)
+    this.ripAt = bytes(this.ripAt)
   }
 
   /** Appends what bytes[from, to) hold; bytes[0] lies at `base`. Allocates nothing but for what is new to the table. */
@@ -122,28 +150,52 @@ const kept = new InstructionBuffer(KEPT_BYTES)
  * which read everything.
  */
 export const decodeRanges = (ranges: readonly CodeRange[]): Instructions => {
-  let bound = 0
-  for (const range of ranges) bound += range.bytes.length
-  const buffer = bound <= KEPT_BYTES ? kept : new InstructionBuffer(bound)
+  let bytes = 0
+  for (const range of ranges) bytes += range.bytes.length
+  const small = bytes <= KEPT_BYTES
+  const buffer = small ? kept : new InstructionBuffer(Math.ceil(bytes / BYTES_PER_INSN))
   buffer.count = 0
-  for (const { bytes, start } of ranges) buffer.append(bytes, start, 0, bytes.length)
-  return buffer.instructions(buffer === kept)
+  for (const { bytes, start } of ranges) {
+    if (!small) buffer.reserve(bytes.length)
+    buffer.append(bytes, start, 0, bytes.length)
+  }
+  return buffer.instructions(small)
 }
 
-/**
- * Calls `visit(from, to)` for every direct jump, branch, call and xbegin of a range, in order, unless it goes to where
- * no rva is.
- */
-export const visitTransfers = (range: CodeRange, visit: (from: Rva, to: Rva) => void): void => {
-  const { bytes, start } = range
-  for (let at = 0; at < bytes.length;) {
-    const row = table.decode(bytes, at, bytes.length)
-    const end = at + table.length
-    const size = (table.facts[row + 3]! >>> REL_SHIFT) & REL_MASK
-    if (size !== 0) {
-      const to = targetOf(bytes, end, size, start + end)
-      if (to !== NONE) visit(start + at, to)
+/** The instructions [first, last) of a table, as views of it. */
+export const sliceInstructions = (insns: Instructions, first: number, last: number): Instructions => ({
+  count: last - first,
+  rva: insns.rva.subarray(first, last), length: insns.length.subarray(first, last), flow: insns.flow.subarray(first, last),
+  target: insns.target.subarray(first, last), reads: insns.reads.subarray(first, last),
+  kills: insns.kills.subarray(first, last), writes: insns.writes.subarray(first, last),
+  changesGs: insns.changesGs.subarray(first, last), ripAt: insns.ripAt.subarray(first, last),
+})
+
+/** Several tables one after the other, copied. */
+export const joinInstructions = (parts: readonly Instructions[]): Instructions => {
+  let count = 0
+  for (const part of parts) count += part.count
+  const words = (column: (part: Instructions) => Uint32Array): Uint32Array => {
+    const joined = new Uint32Array(count)
+    let at = 0
+    for (const part of parts) {
+      joined.set(column(part), at)
+      at += part.count
     }
-    at = end
+    return joined
+  }
+  const bytes = (column: (part: Instructions) => Uint8Array): Uint8Array => {
+    const joined = new Uint8Array(count)
+    let at = 0
+    for (const part of parts) {
+      joined.set(column(part), at)
+      at += part.count
+    }
+    return joined
+  }
+  return {
+    count, rva: words((p) => p.rva), length: bytes((p) => p.length), flow: bytes((p) => p.flow),
+    target: words((p) => p.target), reads: words((p) => p.reads), kills: words((p) => p.kills),
+    writes: words((p) => p.writes), changesGs: bytes((p) => p.changesGs), ripAt: bytes((p) => p.ripAt),
   }
 }

@@ -67,6 +67,7 @@ export class Functions {
   readonly end: Uint32Array //    func -> rva after its last byte
   readonly symbol: Uint32Array // func -> symbol with the preferred name
   readonly isFunc: Uint8Array //  func -> 1 when a symbol at its start has type FUNC
+  readonly isCold: Uint8Array //  func -> 1 when it is a part that gcc moved out of another function
   readonly #symbols: Symbols
   readonly #highest: Uint32Array // func -> greatest end of this and all functions before
 
@@ -118,6 +119,7 @@ export class Functions {
     this.end = end.slice(0, count)
     this.symbol = best.slice(0, count)
     this.isFunc = isFunc.slice(0, count)
+    this.isCold = Uint8Array.from(this.symbol, (name) => (symbols.namesColdPart(name) ? 1 : 0))
     this.#highest = highest.slice(0, count)
   }
 

@@ -12,6 +12,7 @@ import { Functions } from './functions.js'
 import { Memory, isCode } from './memory.js'
 import { checkNames, readNames, type SymbolSource } from './names.js'
 import { findBuildId } from './notes.js'
+import { Orc } from './orc.js'
 import { findCodePointers } from './pointers.js'
 import { readRelocTail, readRelocs, type Relocs } from './relocs.js'
 import { NONE, hex, toRva, type Rva } from './rva.js'
@@ -61,6 +62,7 @@ export interface Image {
   readonly functions: Functions
   readonly tables: KernelTables
   readonly relocs: Relocs
+  readonly orc: Orc
   /** Code that data points to; sorted, unique. */
   readonly codePointers: Uint32Array
   /** Where names came from, first, and what confirmed them. */
@@ -150,7 +152,8 @@ const compose = (elf: Elf, kind: ImageKind, { kallsyms }: ImageOptions): Image =
   for (const { bytes } of regions) digest.update(bytes)
   return {
     path, kind, release, buildId: buildId.id, buildIdRva: buildId.rva, base, imageBytes, regions,
-    textStart: text.start, textEnd: text.end, text: text.bytes, symbols, functions, tables, relocs, codePointers,
+    textStart: text.start, textEnd: text.end, text: text.bytes, symbols, functions, tables, relocs,
+    orc: new Orc(memory), codePointers,
     symbolSources, textSha256: digest.digest('hex'),
   }
 }

@@ -74,6 +74,8 @@ const hash = (bytes: Uint8Array, start: number, end: number): number => {
   return (h ^ (h >>> 15)) >>> 0
 }
 
+const COLD = '.cold'
+
 export class Symbols {
   readonly count: number
   readonly rva: Uint32Array //  symbol -> address; ascending
@@ -159,6 +161,17 @@ export class Symbols {
     const offset = this.#name[symbol]!
     for (let i = 0; i < prefix.length; i++) if (this.#strings[offset + i] !== prefix.charCodeAt(i)) return false
     return true
+  }
+
+  /** Whether a symbol's name is that of a part that gcc moved out of a function: "F.cold", or "F.cold.N". */
+  namesColdPart(symbol: number): boolean {
+    const start = this.#name[symbol]!
+    let end = this.#nameEnd[symbol]!
+    const digits = end
+    while (end > start && this.#strings[end - 1]! >= 0x30 && this.#strings[end - 1]! <= 0x39) end--
+    if (end < digits) end--
+    for (let i = 1; i <= COLD.length; i++) if (this.#strings[end - i] !== COLD.charCodeAt(COLD.length - i)) return false
+    return end - start > COLD.length
   }
 
   /** Whether a symbol's name is bytes[start, end). */

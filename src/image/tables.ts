@@ -56,9 +56,18 @@ export interface KernelTables {
   readonly smpLocks: Uint32Array
   /** Fields of instructions that are filled in at boot. */
   readonly runtimeConst: Pieces
-  readonly exTable: { readonly insn: Uint32Array; readonly fixup: Uint32Array }
+  readonly exTable: {
+    readonly insn: Uint32Array
+    readonly fixup: Uint32Array
+    /** What the handler gets: its type and operands (5.17 and later), or where it lies. */
+    readonly data: Uint32Array
+  }
   /** ud2 of BUG and WARN. */
   readonly bugs: Uint32Array
+  /** Those of WARN, after which the kernel goes on. */
+  readonly warns: Uint32Array
+  /** Code that modules may link to. */
+  readonly exports: Uint32Array
   readonly kprobeBlacklist: Spans
   /** noinstr, entry, kprobes, irqentry, softirqentry, cpuidle, head, and four sections by their names. */
   readonly ranges: readonly NamedRange[]
@@ -86,6 +95,8 @@ const PLACES = {
   smpLocks: ['__smp_locks', '__smp_locks_end', '.smp_locks'],
   exTable: ['__start___ex_table', '__stop___ex_table', '__ex_table'],
   bugs: ['__start___bug_table', '__stop___bug_table', '__bug_table'],
+  exports: ['__start___ksymtab', '__stop___ksymtab', '__ksymtab'],
+  gplExports: ['__start___ksymtab_gpl', '__stop___ksymtab_gpl', '__ksymtab_gpl'],
   kprobeBlacklist: ['__start_kprobe_blacklist', '__stop_kprobe_blacklist', '_kprobe_blacklist'],
 } as const
 
@@ -358,29 +369,54 @@ const readRuntimeConst = (tables: TableReader, memory: Memory): Pieces => {
   return { rva: pick(rva, order), len: pick(Uint32Array.from(lens), order) }
 }
 
-/** struct exception_table_entry: int insn, fixup, data, the first two self-relative (asm/extable.h, 6.1 and 6.12). */
+/**
+ * struct exception_table_entry: int insn, fixup, data, the first two self-relative (arch/x86/include/asm/extable.h, 6.1
+ * and 6.12); up to 5.16 the third is the handler, self-relative.
+ */
 const readExTable = (tables: TableReader): KernelTables['exTable'] => {
   const place = tables.place('exTable')
-  if (place === undefined) return { insn: new Uint32Array(0), fixup: new Uint32Array(0) }
+  if (place === undefined) return { insn: new Uint32Array(0), fixup: new Uint32Array(0), data: new Uint32Array(0) }
   const insn = tables.column('exTable', place, 12, 0)
   const fixup = tables.column('exTable', place, 12, 4)
+  const data = insn.map((_, i) => place.view.getUint32(i * 12 + 8, true))
   const order = sortedOrder(insn)
-  return { insn: pick(insn, order), fixup: pick(fixup, order) }
+  return { insn: pick(insn, order), fixup: pick(fixup, order), data: pick(data, order) }
 }
+
+const BUG_BYTES = 12
+/** BUGFLAG_WARNING (include/asm-generic/bug.h, 6.1 and 6.12). */
+const BUG_WARNS = 1
 
 /**
  * struct bug_entry with CONFIG_DEBUG_BUGVERBOSE: s32 bug_addr_disp, s32 file_disp, u16 line, u16 flags
  * (include/asm-generic/bug.h, 6.1 and 6.12); every place is a ud2 (arch/x86/include/asm/bug.h).
  */
-const readBugs = (tables: TableReader): Uint32Array => {
+const readBugs = (tables: TableReader): { bugs: Uint32Array; warns: Uint32Array } => {
   const place = tables.place('bugs')
-  if (place === undefined) return new Uint32Array(0)
-  const rvas = tables.column('bugs', place, 12, 0)
+  if (place === undefined) return { bugs: new Uint32Array(0), warns: new Uint32Array(0) }
+  const rvas = tables.column('bugs', place, BUG_BYTES, 0)
   rvas.forEach((rva, i) => {
     const bytes = tables.code(rva, 2)
     if (bytes?.[0] !== 0x0f || bytes[1] !== 0x0b) throw tables.error('bugs', `names no ud2 in entry ${i}`)
   })
-  return rvas.sort()
+  const warns = rvas.filter((_, i) => place.view.getUint16((i + 1) * BUG_BYTES - 2, true) & BUG_WARNS)
+  return { bugs: rvas.sort(), warns: warns.sort() }
+}
+
+/** struct kernel_symbol: s32 value, name, namespace, self-relative (include/linux/export-internal.h, 6.12; 5.4 on). */
+const EXPORT_BYTES = 12
+
+const readExports = (tables: TableReader): Uint32Array => {
+  const rvas: number[] = []
+  for (const table of ['exports', 'gplExports'] as const) {
+    const place = tables.place(table)
+    const count = place === undefined ? 0 : tables.count(table, place, EXPORT_BYTES)
+    for (let i = 0; i < count; i++) {
+      const rva = tables.relative(place!, i * EXPORT_BYTES)
+      if (tables.inCode(rva, 1)) rvas.push(rva) // variables and per-CPU offsets are exported too
+    }
+  }
+  return Uint32Array.from(rvas).sort()
 }
 
 /** 64-bit addresses of functions (include/asm-generic/kprobes.h, 6.1 and 6.12), which are forbidden as a whole. */
@@ -454,7 +490,8 @@ export const readTables = (
     smpLocks: readSmpLocks(tables),
     runtimeConst: readRuntimeConst(tables, memory),
     exTable: readExTable(tables),
-    bugs: readBugs(tables),
+    ...readBugs(tables),
+    exports: readExports(tables),
     kprobeBlacklist: readBlacklist(tables, functions),
     ranges: findRanges(memory, symbols, functions, ftrace),
     found: tables.found,

@@ -1,4 +1,5 @@
-// What the rest of the kernel may expect of registers at calls and returns, from facts that hold for single functions.
+// What the rest of the kernel may expect of registers at calls and returns where summaries cannot tell: rules, each with
+// its evidence.
 //
 // The calling convention alone is unsound: gcc's -fipa-ra lets a caller keep a value in a caller-saved register over a
 // call to a function of its own file that it knows not to touch it, and assembly has contracts of its own. So the
@@ -8,8 +9,16 @@
 //  - At their return, the function graph tracer and kretprobes may run return_to_handler or a rethook trampoline;
 //    the former keeps only rax and rdx (ftrace_64.S, return_to_handler), and the C it calls keeps what the convention
 //    says: rbx, rbp, rsp, r12-r15. Whatever else a caller might keep over the call would be lost by tracing.
-// A call to anything else (assembly, untraced code, through a pointer, a thunk or a static call) is taken to read every
-// register and flag and to overwrite none; a return from an untraced function leaves all live.
+//  - A traced callee may read every argument register, whatever its own code reads: livepatch, BPF and fault injection
+//    may put another function of the same prototype in its place.
+//
+// A call through a pointer, a retpoline thunk, a static call or a paravirtual call is taken to overwrite nothing, since
+// inline assembly makes some with clobber lists of its own (Hyper-V's hypercalls keep rsi and rdi,
+// arch/x86/include/asm/mshyperv.h, 6.1). In a traced function, which is compiled, it is taken to read everything but r11
+// and the flags: no convention passes anything in those (System V ABI 3.2.3; r10 is the static chain, and an argument of
+// Xen's hypercalls), and the inline assembly that calls through pointers hands over flags only from a popf of its own
+// (KVM's fastop, arch/x86/kvm/emulate.c): where an instruction that sets flags for someone stands before such a call, it
+// reads them too. Anywhere else it reads everything.
 
 import {
   ALL, FLAGS, R10, R11, R12, R13, R14, R15, R8, R9, RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP, type RegisterSet,
@@ -29,8 +38,14 @@ export const LOST_OVER_CALL: RegisterSet = RCX | RSI | RDI | R8 | R9 | R10 | R11
 /** What a caller of a traced function may read after the return. */
 export const LIVE_AT_RETURN: RegisterSet = CALLEE_SAVED | RAX | RDX
 
-/** What may be read after a jump to a traced function in place of a return: its arguments, and the caller's registers. */
-export const LIVE_AT_TAIL_CALL: RegisterSet = CALLEE_SAVED | READ_AT_ENTRY
+/** What may be read behind an ftrace site, or by the tracer that it calls. */
+export const READ_AT_FTRACE_SITE: RegisterSet = CALLEE_SAVED | READ_AT_ENTRY
+
+/** What is lost at an ftrace site where someone traces, so that nobody relies on it. */
+export const LOST_AT_FTRACE_SITE: RegisterSet = R10 | R11 | FLAGS
+
+/** What a call through a pointer may read when compiled code makes it, beside what holds the pointer. */
+export const READ_BY_POINTER_CALL: RegisterSet = ALL & ~(R11 | FLAGS)
 
 /**
  * Whether the function that starts at an rva has an ftrace site: at its start, or after an ENDBR of four bytes
@@ -48,10 +63,3 @@ export const ftraceSite = (image: Image, start: Rva): Rva => {
     ? site
     : NONE
 }
-
-/** What is live where a function returns. */
-export const liveAtReturn = (image: Image, start: Rva): RegisterSet => (isTraced(image, start) ? LIVE_AT_RETURN : ALL)
-
-/** What is live where a function jumps away to `target` (NONE: unknown) in place of a return. */
-export const liveAtTailCall = (image: Image, target: Rva): RegisterSet =>
-  target !== NONE && isTraced(image, target) ? LIVE_AT_TAIL_CALL : ALL

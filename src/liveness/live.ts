@@ -1,93 +1,177 @@
-// Live registers and flags before every instruction of one function.
+// Live registers and flags of the whole image. In: the graph. Out: what is live at the start of every block, and, for a
+// function that is cut out, before every instruction.
 //
-// Lattice: sets of registers (code/registers.ts) under inclusion; the solution is the least that satisfies, backward,
-//   in(i)  = reads(i) | (out(i) & ~kills(i))
-//   out(i) = union of in over the successors of i, and of what is live where control leaves by i
-// `reads` over-estimates and `kills` under-estimates what the instruction does on the processor. Calls, returns and tail
-// calls follow convention.ts. An alternative counts as one step that reads everything and overwrites nothing, since any
-// variant may be there. Where the graph is incomplete, everything is live everywhere.
+// Lattice: sets of registers (code/registers.ts) under inclusion. The solution is the least that satisfies, for block b,
+//   in(b)  = use(b) | ((callReads(b) | (out(b) & ~callDefines(b))) & ~def(b))
+//   out(b) = away(b) | (exits(b) ? exit(b) : 0) | union over edges b -> s of
+//              in(s), or, where a function starts at s: R(s) | (exit(b) & ~M(s))         (a tail call)
+// and, forward, for what the callers of the running function expect of registers when it returns,
+//   exit(s) = union over edges b -> s of exit(b), and of start(s)
+//   start(s) = LIVE_AT_RETURN where a traced function starts (then nothing else is added)
+//            = everything where callers are not all known: where data, an export or an instruction has the address of s,
+//              where a function starts that nothing jumps to or calls, and where nothing at all leads to
+//            = LIVE_AT_RETURN and in of what stands behind each call of s, where s is called
+// with R and M of summary.ts, or of convention.ts for traced functions, and the rest of effects.ts.
+//
+// Assumptions, beside those of convention.ts and the graph's: a call returns behind itself or not at all, and a return
+// goes to who called (objtool checks both, and where its unwind tables do not say so, everything is live at a return);
+// who takes the address of code does so in data, in an export or in an instruction that carries the address whole.
+// Where a function's graph is incomplete, everything is live in it.
 
-import { END, type FunctionGraph } from '../cfg/function.js'
-import { FLOW } from '../code/instructions.js'
+import type { FunctionGraph } from '../cfg/function.js'
+import type { KernelGraph } from '../cfg/graph.js'
+import { EDGE, END, ENTRY } from '../cfg/kinds.js'
 import { ALL, type RegisterSet } from '../code/registers.js'
-import type { Image } from '../image/image.js'
 import { NONE } from '../image/rva.js'
-import { indexOf, lowerBound } from '../image/search.js'
-import { isTraced, liveAtReturn, liveAtTailCall, LOST_OVER_CALL, READ_AT_ENTRY } from './convention.js'
+import { indexOf } from '../image/search.js'
+import { LIVE_AT_RETURN, LOST_OVER_CALL, READ_AT_ENTRY } from './convention.js'
+import { findEffects, type Effects } from './effects.js'
+import { summarize, type Summaries } from './summary.js'
+import { Worklist } from './worklist.js'
 
+export interface KernelLiveness {
+  readonly graph: KernelGraph
+  readonly effects: Effects
+  readonly summaries: Summaries
+  /** block -> what the callers of the running function may read after it returns. */
+  readonly exit: Uint32Array
+  readonly liveIn: Uint32Array // block -> register set live at its start
+}
+
+/** What is live along an edge. */
+const alongEdge = (live: Omit<KernelLiveness, 'liveIn'> & { liveIn: Uint32Array }, from: number, to: number): RegisterSet => {
+  const { graph, effects, summaries, exit, liveIn } = live
+  if (effects.traced[to]) return READ_AT_ENTRY | (exit[from]! & ~LOST_OVER_CALL)
+  if (graph.entry[to]! & ENTRY.function) return summaries.reads[to]! | (exit[from]! & ~summaries.defines[to]!)
+  return liveIn[to]!
+}
+
+/** What is live behind the last instruction of a block, call included: where it goes on, or leaves. */
+const liveBehind = (live: KernelLiveness, b: number): RegisterSet => {
+  const { graph: { succStart, succ }, effects } = live
+  let out: RegisterSet = effects.away[b]! | (effects.exits[b] ? live.exit[b]! : 0)
+  for (let e = succStart[b]!; e < succStart[b + 1]!; e++) out |= alongEdge(live, b, succ[e]!)
+  return out
+}
+
+/** What is live before the control transfer at the end of a block takes effect: behind its last instruction's own reads. */
+const liveAtTransfer = (live: KernelLiveness, b: number): RegisterSet => {
+  const { effects, summaries } = live
+  let out = liveBehind(live, b)
+  const to = effects.callee[b]!
+  if (to !== NONE) out = summaries.reads[to]! | (out & ~summaries.defines[to]!)
+  return effects.callUse[b]! | (out & ~effects.callDef[b]!)
+}
+
+const startOf = (graph: KernelGraph, effects: Effects, b: number, scope: Scope): RegisterSet => {
+  if (effects.traced[b]) return LIVE_AT_RETURN
+  if (scope === 'function' && graph.entry[b]! & (ENTRY.function | ENTRY.called)) return ALL
+  const bits = graph.entry[b]!
+  if (bits & ENTRY.pointed) return ALL
+  if (bits & ENTRY.called) return LIVE_AT_RETURN
+  const first = graph.predStart[b]!
+  const end = graph.predStart[b + 1]!
+  if (first === end) return ALL
+  // What runs into a function from above is often padding.
+  return bits & ENTRY.function && end - first === 1 && graph.pred[first] === b - 1 ? ALL : 0
+}
+
+/** Whether functions know of each other, or only the rules of convention.ts; the latter for comparison. */
+export type Scope = 'kernel' | 'function'
+
+/** Solves the whole graph. */
+export const solveLiveness = (graph: KernelGraph, scope: Scope = 'kernel'): KernelLiveness => {
+  const { blockCount, succStart, succ, succKind, predStart, pred } = graph
+  const effects = findEffects(graph)
+  const summaries = scope === 'kernel' ? summarize(graph, effects)
+    : { reads: new Uint32Array(blockCount).fill(ALL), defines: new Uint32Array(blockCount) }
+  const { use, def, callee, traced, exits } = effects
+  const exit = new Uint32Array(blockCount)
+  const liveIn = new Uint32Array(blockCount)
+  const live: KernelLiveness = { graph, effects, summaries, exit, liveIn }
+  const forward = new Worklist(blockCount, false)
+  const backward = new Worklist(blockCount, true)
+  for (let b = 0; b < blockCount; b++) {
+    exit[b] = startOf(graph, effects, b, scope)
+    if (exit[b] !== 0) forward.push(b)
+  }
+  for (const b of graph.variantCallee) {
+    if (b === NONE || traced[b]) continue
+    exit[b] = ALL
+    forward.push(b)
+  }
+  const expect = (b: number, set: RegisterSet): void => {
+    if (traced[b] || (exit[b]! | set) === exit[b]) return
+    exit[b]! |= set
+    forward.push(b)
+    backward.push(b)
+  }
+  const isCallReturn = (b: number, s: number): boolean => {
+    for (let e = succStart[b]!; e < succStart[b + 1]!; e++) if (succ[e] === s && succKind[e] === EDGE.next) return true
+    return false
+  }
+  for (;;) {
+    while (!forward.empty) {
+      const b = forward.pop()
+      for (let e = succStart[b]!; e < succStart[b + 1]!; e++) expect(succ[e]!, exit[b]!)
+      if (exits[b]) backward.push(b)
+    }
+    if (backward.empty) break
+    while (!backward.empty) {
+      const b = backward.pop()
+      const set = use[b]! | (liveAtTransfer(live, b) & ~def[b]!)
+      if (set === liveIn[b]) continue
+      liveIn[b] = set
+      for (let e = predStart[b]!; e < predStart[b + 1]!; e++) {
+        const from = pred[e]!
+        backward.push(from)
+        if (callee[from] !== NONE && isCallReturn(from, b)) expect(callee[from]!, set)
+      }
+    }
+  }
+  return live
+}
+
+/** Writes what is live before every instruction of a block to ret, by insn. */
+export const liveInBlock = (live: KernelLiveness, b: number, ret: Uint32Array): void => {
+  const { graph: { blockFirst }, effects: { reads, kills } } = live
+  let set = liveAtTransfer(live, b)
+  for (let i = blockFirst[b + 1]! - 1; i >= blockFirst[b]!; i--) {
+    set = reads[i]! | (set & ~kills[i]!)
+    ret[i] = set
+  }
+}
+
+/** The liveness of one function that was cut out. */
 export interface Liveness {
   readonly liveIn: Uint32Array // insn -> register set live before it
   /** insn -> register set live where control leaves the function by it (0 where it does not). */
   readonly liveAway: Uint32Array
 }
 
-// insn -> 1 where the kernel may put another instruction, of any effect: alternatives, paravirtual sites.
-const opaqueInsns = (image: Image, graph: FunctionGraph): Uint8Array => {
-  const { insns } = graph
-  const opaque = new Uint8Array(insns.count)
-  for (const table of [image.tables.alternatives, image.tables.paravirt]) {
-    for (let i = 0; i < insns.count; i++) {
-      const at = insns.rva[i]!
-      // Ranges are at most 255 bytes long, sorted by start, and may nest.
-      for (let k = lowerBound(table.rva, Math.max(0, at - 255)); k < table.rva.length && table.rva[k]! < at + insns.length[i]!; k++) {
-        if (table.rva[k]! + table.len[k]! > at) opaque[i] = 1
-      }
-    }
-  }
-  return opaque
-}
-
-/** Solves one function. */
-export const solveLiveness = (image: Image, graph: FunctionGraph): Liveness => {
-  const { insns, blockCount, blockFirst, succStart, succ } = graph
-  const liveIn = new Uint32Array(insns.count).fill(graph.incomplete === '' ? 0 : ALL)
+/** Liveness before every instruction of a function. */
+export const livenessOf = (live: KernelLiveness, fn: FunctionGraph): Liveness => {
+  const { graph, effects } = live
+  const { insns, blockCount, blockFirst } = fn
+  const liveIn = new Uint32Array(insns.count).fill(fn.incomplete === '' ? 0 : ALL)
   const liveAway = new Uint32Array(insns.count)
-  const opaque = opaqueInsns(image, graph)
-  const reads = Uint32Array.from(insns.reads)
-  const kills = Uint32Array.from(insns.kills)
   for (let b = 0; b < blockCount; b++) {
+    const whole = fn.block[b]!
+    const first = blockFirst[b]!
     const last = blockFirst[b + 1]! - 1
-    const end = graph.blockEnd[b]!
-    let away: RegisterSet = 0
-    if (end & END.unknown) away = ALL
-    if (end & END.return) away |= liveAtReturn(image, graph.start)
-    if (end & END.tail) {
-      const direct = insns.flow[last] === FLOW.jump || insns.flow[last] === FLOW.branch
-      away |= liveAtTailCall(image, direct && !opaque[last] ? insns.target[last]! : NONE)
-    }
-    // A trap, or a call that does not come back: what an oops shows shall be what was there.
-    if (succStart[b] === succStart[b + 1] && away === 0) away = ALL
-    liveAway[last] = away
-  }
-  for (let i = 0; i < insns.count; i++) {
-    if (opaque[i] || insns.flow[i] === FLOW.indirectCall) {
-      reads[i] = ALL
-      kills[i] = 0
-    } else if (insns.flow[i] === FLOW.call) {
-      const traced = insns.target[i] !== NONE && isTraced(image, insns.target[i]!)
-      reads[i] = traced ? READ_AT_ENTRY : ALL
-      kills[i] = traced ? LOST_OVER_CALL & ~READ_AT_ENTRY : 0
-    } else if (indexOf(image.tables.exTable.insn, insns.rva[i]!) >= 0) {
-      kills[i] = 0 // where it faults, the fixup finds the old values
-    }
-  }
-  if (graph.incomplete !== '') return { liveIn, liveAway }
-  const blockIn = new Uint32Array(blockCount)
-  for (let changed = true; changed; ) {
-    changed = false
-    for (let b = blockCount - 1; b >= 0; b--) {
-      const first = blockFirst[b]!
-      const last = blockFirst[b + 1]! - 1
-      let live = liveAway[last]!
-      for (let e = succStart[b]!; e < succStart[b + 1]!; e++) live |= blockIn[succ[e]!]!
-      for (let i = last; i >= first; i--) {
-        live = reads[i]! | (live & ~kills[i]!)
-        liveIn[i] = live
+    const offset = graph.blockFirst[whole]! - first
+    if (fn.blockEnd[b]! & (END.return | END.tail | END.unknown | END.faultLeaves | END.variantLeaves)) {
+      let away: RegisterSet = effects.away[whole]! | (effects.exits[whole] ? live.exit[whole]! : 0)
+      for (let e = graph.succStart[whole]!; e < graph.succStart[whole + 1]!; e++) {
+        if (indexOf(fn.block, graph.succ[e]!) < 0) away |= alongEdge(live, whole, graph.succ[e]!)
       }
-      if (live !== blockIn[b]) {
-        blockIn[b] = live
-        changed = true
-      }
+      liveAway[last] = away
+    }
+    if (fn.incomplete !== '') continue
+    let set = liveAtTransfer(live, whole)
+    for (let i = last; i >= first; i--) {
+      set = effects.reads[i + offset]! | (set & ~effects.kills[i + offset]!)
+      liveIn[i] = set
     }
   }
   return { liveIn, liveAway }

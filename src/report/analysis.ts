@@ -1,22 +1,37 @@
-// What is known of a whole image, in figures. In: an image and a way to analyze one function. Out: counts, and shares of
+// What is known of a whole image, in figures. In: its liveness, and with that its graph. Out: counts, and shares of
 // instructions before which flags or registers are free. Functions are counted with their .cold parts, not beside them,
-// and only what their entries reach: padding is no code. Labels in assembly and marks of sections are no functions.
+// and only what is entered counts: padding is no code. Labels in assembly and marks of sections are no functions.
 
-import { END, reachable } from '../cfg/function.js'
+import { completenessOf } from '../cfg/function.js'
+import type { KernelGraph } from '../cfg/graph.js'
+import { CALL, END, ENTRY, PROBLEM } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
-import { FLAGS, GPRS, RSP } from '../code/registers.js'
+import { FLAGS, GPRS, RSP, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
-import type { PlannedFunction } from '../splice/site.js'
+import { indexOf } from '../image/search.js'
+import { liveInBlock, type KernelLiveness } from '../liveness/live.js'
+
+/** At how many of some places something is dead. */
+export interface Free {
+  places: number
+  flags: number
+  gpr1: number
+  gpr2: number
+  gpr3: number
+  flagsAndGpr1: number
+}
 
 export interface Analysis {
   functions: number
   complete: number
   incomplete: Record<string, number> // reason -> functions
+  neverReturn: number // functions
   blocks: number
   edges: number
   instructions: number
   indirect: Record<string, number> // kind -> instructions
-  free: { flags: number; gpr1: number; gpr2: number; gpr3: number; flagsAndGpr1: number } // instructions
+  free: Free // before every instruction
+  freeAt: { blockStarts: Free; entries: Free; returns: Free }
 }
 
 const bitCount = (set: number): number => {
@@ -25,69 +40,94 @@ const bitCount = (set: number): number => {
   return count
 }
 
-const isColdPart = (name: string): boolean => /\.cold(\.\d+)?$/.test(name)
+const noFree = (): Free => ({ places: 0, flags: 0, gpr1: 0, gpr2: 0, gpr3: 0, flagsAndGpr1: 0 })
 
-const countFree = (free: Analysis['free'], liveIn: Uint32Array, first: number, last: number): void => {
-  for (let i = first; i <= last; i++) {
-    const gprs = bitCount(~liveIn[i]! & GPRS & ~RSP)
-    const flags = (liveIn[i]! & FLAGS) === 0
-    if (flags) free.flags++
-    if (gprs >= 1) free.gpr1++
-    if (gprs >= 2) free.gpr2++
-    if (gprs >= 3) free.gpr3++
-    if (flags && gprs >= 1) free.flagsAndGpr1++
-  }
+const countFree = (free: Free, live: RegisterSet): void => {
+  const gprs = bitCount(~live & GPRS & ~RSP)
+  const flags = (live & FLAGS) === 0
+  free.places++
+  if (flags) free.flags++
+  if (gprs >= 1) free.gpr1++
+  if (gprs >= 2) free.gpr2++
+  if (gprs >= 3) free.gpr3++
+  if (flags && gprs >= 1) free.flagsAndGpr1++
 }
 
-/**
- * Analyzes every function of an image.
- * @param progress called now and then with the number of functions done, of all
- */
-export const analyzeAll = (
-  image: Image, analyze: (index: number) => PlannedFunction, progress: (done: number, all: number) => void,
-): Analysis => {
-  const { functions } = image
+/** block -> 1 when an entry leads to it. */
+const findEntered = ({ blockCount, entry, succStart, succ }: KernelGraph): Uint8Array => {
+  const entered = new Uint8Array(blockCount)
+  const stack = new Uint32Array(blockCount)
+  let top = 0
+  const push = (b: number): void => {
+    if (entered[b]) return
+    entered[b] = 1
+    stack[top++] = b
+  }
+  for (let b = 0; b < blockCount; b++) if (entry[b]! & (ENTRY.function | ENTRY.called | ENTRY.pointed)) push(b)
+  while (top > 0) {
+    const b = stack[--top]!
+    for (let e = succStart[b]!; e < succStart[b + 1]!; e++) push(succ[e]!)
+  }
+  return entered
+}
+
+/** Counts. */
+export const analyze = (live: KernelLiveness): Analysis => {
+  const { graph } = live
+  const { image, insns, blockFirst, end, call, problem, succStart } = graph
+  const { functions, tables } = image
   const result: Analysis = {
-    functions: 0, complete: 0, incomplete: {}, blocks: 0, edges: 0, instructions: 0,
-    indirect: { call: 0, 'tail call': 0, unresolved: 0 },
-    free: { flags: 0, gpr1: 0, gpr2: 0, gpr3: 0, flagsAndGpr1: 0 },
+    functions: 0, complete: 0, incomplete: {}, neverReturn: 0, blocks: 0, edges: 0, instructions: 0,
+    indirect: { call: 0, 'static call': 0, 'tail call': 0, unresolved: 0 },
+    free: noFree(), freeAt: { blockStarts: noFree(), entries: noFree(), returns: noFree() },
   }
   for (let f = 0; f < functions.count; f++) {
-    if (f % 1000 === 0) progress(f, functions.count)
-    if (!functions.isFunc[f] || isColdPart(functions.nameOf(f))) continue
-    const { graph, liveness } = analyze(f)
+    if (!functions.isFunc[f] || functions.isCold[f]) continue
     result.functions++
-    if (graph.incomplete === '') result.complete++
-    else result.incomplete[graph.incomplete] = (result.incomplete[graph.incomplete] ?? 0) + 1
-    const reached = reachable(graph, [...graph.entries])
-    for (let b = 0; b < graph.blockCount; b++) {
-      if (!reached[b]) continue
-      const first = graph.blockFirst[b]!
-      const last = graph.blockFirst[b + 1]! - 1
-      result.blocks++
-      result.edges += graph.succStart[b + 1]! - graph.succStart[b]!
-      result.instructions += last + 1 - first
-      countFree(result.free, liveness.liveIn, first, last)
-      if (graph.insns.flow[last] === FLOW.indirectCall) result.indirect['call']!++
-      if (graph.blockEnd[b]! & END.tailIndirect) {
-        result.indirect[graph.incomplete === 'jump-table' ? 'unresolved' : 'tail call']!++
-      }
+    const why = completenessOf(graph, f)
+    if (why === '') result.complete++
+    else result.incomplete[why] = (result.incomplete[why] ?? 0) + 1
+    const at = graph.index.at(functions.start[f]!)
+    if (at >= insns.count) continue
+    if (!graph.returning[graph.blockOf[at]!]) result.neverReturn++
+    countFree(result.freeAt.entries, live.liveIn[graph.blockOf[at]!]!)
+  }
+  const entered = findEntered(graph)
+  const sets = new Uint32Array(insns.count) // scratch: insn -> live
+  for (let b = 0; b < graph.blockCount; b++) {
+    if (!entered[b]) continue
+    const first = blockFirst[b]!
+    const last = blockFirst[b + 1]! - 1
+    liveInBlock(live, b, sets)
+    result.blocks++
+    result.edges += succStart[b + 1]! - succStart[b]!
+    result.instructions += last + 1 - first
+    countFree(result.freeAt.blockStarts, sets[first]!)
+    for (let i = first; i <= last; i++) countFree(result.free, sets[i]!)
+    if (end[b]! & END.return) countFree(result.freeAt.returns, sets[last]!)
+    if (call[b] === CALL.anything) {
+      result.indirect[insns.flow[last] === FLOW.call && indexOf(tables.staticCalls, insns.rva[last]!) >= 0 ? 'static call' : 'call']!++
     }
+    if (end[b]! & END.tailIndirect) result.indirect[problem[b] === PROBLEM.jumpTable ? 'unresolved' : 'tail call']!++
   }
   return result
 }
 
+/** The shares of all places, of what a set of counts says. */
+const shares = ({ places, ...counts }: Free): Record<string, number> =>
+  Object.fromEntries(Object.entries(counts).map(([name, count]) => [name, Number((count / Math.max(1, places)).toFixed(4))]))
+
 /** The figures with what they are of: kerninst.analyze/1, `free` as shares of all instructions. */
 export const analysisJson = (image: Image, analysis: Analysis, seconds: Record<string, number>, peakRssMb: number): string => {
-  const share = (count: number): number => Number((count / Math.max(1, analysis.instructions)).toFixed(4))
-  const { free, ...counts } = analysis
+  const { free, freeAt, ...counts } = analysis
   return JSON.stringify({
     schema: 'kerninst.analyze/1',
     image: {
       kind: image.kind, release: image.release, buildId: Buffer.from(image.buildId).toString('hex'), symbols: image.symbolSources,
     },
     ...counts,
-    free: Object.fromEntries(Object.entries(free).map(([name, count]) => [name, share(count)])),
+    free: shares(free),
+    freeAt: { blockStarts: shares(freeAt.blockStarts), entries: shares(freeAt.entries), returns: shares(freeAt.returns) },
     seconds,
     peakRssMb,
   })
@@ -99,15 +139,21 @@ export const analysisText = (image: Image, analysis: Analysis, seconds: Record<s
   const grouped = (count: number): string => count.toString().replace(/\B(?=(\d{3})+$)/g, ',')
   const list = (counts: Record<string, number>): string =>
     Object.entries(counts).map(([name, count]) => `${name} ${grouped(count)}`).join(', ') || 'none'
-  const { free, instructions } = analysis
+  const row = (name: string, free: Free): string =>
+    '              ' + name.padEnd(14) + [free.flags, free.gpr1, free.gpr2, free.gpr3, free.flagsAndGpr1]
+      .map((count) => percent(count, free.places).padStart(11)).join('')
   return [
     `kernel        ${image.release} (${image.kind}; names from ${image.symbolSources.join(', ')})`,
     `functions     ${grouped(analysis.functions)}, ${percent(analysis.complete, analysis.functions)} complete; incomplete: ${list(analysis.incomplete)}`,
+    `              ${grouped(analysis.neverReturn)} never return`,
     `blocks        ${grouped(analysis.blocks)}, ${grouped(analysis.edges)} edges`,
-    `instructions  ${grouped(instructions)}`,
+    `instructions  ${grouped(analysis.instructions)}`,
     `indirect      ${list(analysis.indirect)}`,
-    `free          flags ${percent(free.flags, instructions)}, one register ${percent(free.gpr1, instructions)}, ` +
-      `two ${percent(free.gpr2, instructions)}, three ${percent(free.gpr3, instructions)}, flags and one ${percent(free.flagsAndGpr1, instructions)}`,
+    'free before'.padEnd(28) + ['flags', 'one reg', 'two', 'three', 'flags+one'].map((name) => name.padStart(11)).join(''),
+    row('instructions', analysis.free),
+    row('block starts', analysis.freeAt.blockStarts),
+    row('entries', analysis.freeAt.entries),
+    row('returns', analysis.freeAt.returns),
     `cost          ${Object.entries(seconds).map(([stage, s]) => `${stage} ${s.toFixed(2)} s`).join(', ')}; peak ${peakRssMb} MB`,
   ].join('\n') + '\n'
 }

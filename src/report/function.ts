@@ -1,7 +1,8 @@
 // One function for people and scripts: its graph as text, JSON or DOT, and its disassembly with live registers and how
 // each instruction could be spliced. In: graph, liveness, and for the disassembly what the planner knows. Out: text.
 
-import { END, type FunctionGraph } from '../cfg/function.js'
+import type { FunctionGraph } from '../cfg/function.js'
+import { END } from '../cfg/kinds.js'
 import { FLAGS, namesOf, REGISTER_NAMES, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
 import { hex, toAddress, type Rva } from '../image/rva.js'

@@ -2,8 +2,8 @@
 // out in the order of the sites. Every point is either served whole or refused whole, with a code and a reason.
 // The plan is not to be trusted before check.ts has accepted it.
 
-import { buildFunction, END, reachable, type FunctionGraph } from '../cfg/function.js'
-import type { BranchTargets } from '../cfg/targets.js'
+import { reachable, type FunctionGraph } from '../cfg/function.js'
+import { END } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
 import type { SecondDecoder } from '../code/second.js'
@@ -12,7 +12,7 @@ import { bytesAt, type Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
 import { isTraced } from '../liveness/convention.js'
-import { solveLiveness } from '../liveness/live.js'
+import type { KernelLiveness } from '../liveness/live.js'
 import type { Point } from '../probe/points.js'
 import { CodeBuffer } from './code.js'
 import { emitCounters } from './counter.js'
@@ -20,8 +20,7 @@ import { move, originalOf } from './move.js'
 import { REFUSALS, type RefusalCode } from './refusal.js'
 import { findReserved } from './reserved.js'
 import {
-  insnIndex, siteRva, spliceFor, spliceTaken, type Ground, type PlannedFunction, type Splice,
-  type Tactic,
+  insnIndex, prepareFunction, siteRva, spliceFor, spliceTaken, type Ground, type PlannedFunction, type Splice, type Tactic,
 } from './site.js'
 import {
   EXPECTED_BYTES, FORM_BYTES, FORM_KIND, RELOC_KIND, SITE_KIND, type PatchTables,
@@ -102,8 +101,7 @@ class Planner {
   #function(index: number): PlannedFunction {
     let fn = this.#functions.get(index)
     if (fn === undefined) {
-      const graph = buildFunction(this.#ground.image, this.#ground.targets, index)
-      fn = { index, graph, liveness: solveLiveness(this.#ground.image, graph) }
+      fn = prepareFunction(this.#ground, index)
       this.#functions.set(index, fn)
     }
     return fn
@@ -160,12 +158,12 @@ class Planner {
     const parts: Part[] = []
     for (let b = 0; b < graph.blockCount; b++) {
       const end = graph.blockEnd[b]!
-      if (!reached[b] || !(end & (END.return | END.tail | END.unknown))) continue
+      if (!reached[b] || !(end & (END.return | END.tail | END.unknown | END.faultLeaves))) continue
       const last = graph.blockFirst[b + 1]! - 1
       const target = graph.insns.target[last]!
       const known = end & END.return || end & END.tailIndirect ||
         functions.start[functions.functionAt(target)] === target
-      if (end & END.unknown || !known) {
+      if (end & (END.unknown | END.faultLeaves) || !known) {
         this.#refuse(point.name, 'unusual-exit', this.#nearest(fn, last))
         return
       }
@@ -231,8 +229,9 @@ export const placeOf = (image: Image, rva: Rva): string => {
 }
 
 /** Chooses sites for all points and encodes their patches. */
-export const makePlan = (image: Image, targets: BranchTargets, second: SecondDecoder, points: readonly Point[]): Plan => {
-  const ground: Ground = { image, targets, reserved: findReserved(image), second }
+export const makePlan = (live: KernelLiveness, second: SecondDecoder, points: readonly Point[]): Plan => {
+  const { image } = live.graph
+  const ground: Ground = { image, live, reserved: findReserved(image), second }
   const planner = new Planner(ground)
   for (const point of points) planner.serve(point)
   const sites = planner.sites

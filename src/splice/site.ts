@@ -7,16 +7,16 @@
 //   retarget-branch   jcc T             the taken edge goes to the patch, which ends in jmp T: counts taken edges only
 //   jump-over         5 bytes or more   jmp to the patch, which runs the moved instruction and jumps back
 
-import { END, type FunctionGraph } from '../cfg/function.js'
 import { equivalentBlocks } from '../cfg/equivalent.js'
-import type { BranchTargets } from '../cfg/targets.js'
+import { cutFunction, type FunctionGraph } from '../cfg/function.js'
+import { END } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
 import { agrees, type SecondDecoder } from '../code/second.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
-import type { Liveness } from '../liveness/live.js'
+import { livenessOf, type KernelLiveness, type Liveness } from '../liveness/live.js'
 import { counterCost } from './counter.js'
 import { move, originalOf } from './move.js'
 import { CODES, type RefusalCode } from './refusal.js'
@@ -46,9 +46,15 @@ const LEAST_COST = 3
 /** What is known of the whole image while sites are chosen. */
 export interface Ground {
   readonly image: Image
-  readonly targets: BranchTargets
+  readonly live: KernelLiveness
   readonly reserved: Uint8Array
   readonly second: SecondDecoder
+}
+
+/** One function (an index into image.functions), ready to be planned. */
+export const prepareFunction = ({ live }: Pick<Ground, 'live'>, index: number): PlannedFunction => {
+  const graph = cutFunction(live.graph, index)
+  return { index, graph, liveness: livenessOf(live, graph) }
 }
 
 const nearForm = (bytes: Uint8Array, flow: number): boolean =>
@@ -107,7 +113,7 @@ const checkInstruction = (ground: Ground, graph: FunctionGraph, insn: number): R
   const rva = insns.rva[insn]!
   const length = insns.length[insn]!
   if (insns.flow[insn] === FLOW.invalid) return 'undecodable'
-  if (ground.targets.anyInside(rva, rva + length)) return 'jump-into'
+  if (ground.live.graph.targets.anyInside(rva, rva + length)) return 'jump-into'
   const opinion = ground.second.decode(rva, bytesAt(ground.image, rva, length))
   return agrees(opinion, length, insns.flow[insn]!, insns.target[insn]!) ? '' : 'decoders-disagree'
 }

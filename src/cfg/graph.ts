@@ -1,0 +1,466 @@
+// The control flow of the whole image: blocks, edges, direct calls. In: the image. Out: KernelGraph, which is what every
+// later stage asks; cfg/function.ts cuts single functions out of it. Index spaces: insn, block, edge.
+//
+// A block ends at every transfer, call, trap and instruction that an exception may leave for another place, and before
+// every place that control is known to reach otherwise. Edges go wherever control may go without a call or a return: so
+// a tail call is an edge like any other. The edge behind a call is missing where the callee never returns.
+//
+// Facts used: a jump through a retpoline thunk or a register is a tail call in kernels built with retpolines, unless
+// data points into the function (jump tables, labels as values; 6.1 and 6.12 have one such function, ___bpf_prog_run).
+// `jmp __x86_return_thunk` is a return (arch/x86/include/asm/nospec-branch.h, 5.19 and later).
+
+import { FLOW, type Instructions } from '../code/instructions.js'
+import type { RegisterSet } from '../code/registers.js'
+import type { Image } from '../image/image.js'
+import { NONE, type Rva } from '../image/rva.js'
+import { indexOf, lowerBound } from '../image/search.js'
+import { readVariants } from './alternatives.js'
+import { CALL, EDGE, END, ENTRY, PROBLEM } from './kinds.js'
+import { dropEdgesBehind, findReturning } from './noreturn.js'
+import { sweepImage, type InsnIndex } from './sweep.js'
+import { BranchTargets } from './targets.js'
+
+export interface KernelGraph {
+  readonly image: Image
+  readonly insns: Instructions //       all code, ascending
+  readonly index: InsnIndex //          rva -> insn
+  readonly targets: BranchTargets
+  readonly blockCount: number
+  readonly blockFirst: Uint32Array //   block -> first insn; blockFirst[blockCount] = insns.count
+  readonly blockOf: Uint32Array //      insn -> block
+  readonly end: Uint8Array //           block -> END bits
+  readonly problem: Uint8Array //       block -> PROBLEM
+  readonly entry: Uint8Array //         block -> ENTRY bits
+  readonly succStart: Uint32Array //    block -> first index into succ; succStart[blockCount] = number of edges
+  readonly succ: Uint32Array //         edge -> block
+  readonly succKind: Uint8Array //      edge -> EDGE
+  readonly predStart: Uint32Array //    block -> first index into pred
+  readonly pred: Uint32Array //         the blocks that have an edge to a block
+  readonly call: Uint8Array //          block -> CALL of its last instruction
+  readonly callee: Uint32Array //       block -> block that it calls, or NONE
+  readonly callerStart: Uint32Array //  block -> first index into caller
+  readonly caller: Uint32Array //       the blocks whose callee a block is
+  /** Instructions that the kernel may rewrite, ascending, and what may be read there instead. */
+  readonly altered: Uint32Array
+  readonly alteredReads: Uint32Array // parallel to altered: register set
+  /** Calls in variants of alternatives, by calling block, ascending; the callee is NONE where it is not known. */
+  readonly variantCaller: Uint32Array
+  readonly variantCallee: Uint32Array
+  /** block -> 1 when control that enters it may leave by a return or by a way that is not known. */
+  readonly returning: Uint8Array
+}
+
+// What is noted of an instruction while the graph is built, as bits.
+const LEADER = 1
+const CUT = 2 //   a block ends after it
+const STOPS = 4 // control does not go on to the next one
+
+/** ud2 "xen" and ud2 "kvm" (arch/x86/include/asm/emulate_prefix.h, 6.1 and 6.12). */
+const EMULATION_PREFIXES = [[0x0f, 0x0b, 0x78, 0x65, 0x6e], [0x0f, 0x0b, 0x6b, 0x76, 0x6d]]
+
+/** An edge before there are blocks. */
+interface LooseEdge {
+  readonly from: number // insn
+  readonly to: number //   insn
+  readonly kind: number // EDGE
+}
+
+class Builder {
+  readonly image: Image
+  readonly insns: Instructions
+  readonly index: InsnIndex
+  readonly targets: BranchTargets
+  readonly mark: Uint8Array //    insn -> LEADER, CUT, STOPS
+  readonly end: Uint8Array //     insn -> END bits
+  readonly problem: Uint8Array // insn -> PROBLEM
+  readonly call: Uint8Array //    insn -> CALL
+  readonly pointed: Uint8Array // insn -> 1 when something has its address
+  readonly loose: LooseEdge[] = []
+  readonly altered: [insn: number, reads: RegisterSet][] = []
+  readonly variantCalls: [insn: number, target: Rva][] = []
+
+  constructor(image: Image) {
+    const { insns, index } = sweepImage(image)
+    this.image = image
+    this.insns = insns
+    this.index = index
+    this.targets = new BranchTargets(image.regions[0]!.start, image.regions.at(-1)!.end)
+    this.mark = new Uint8Array(insns.count + 1)
+    this.end = new Uint8Array(insns.count)
+    this.problem = new Uint8Array(insns.count)
+    this.call = new Uint8Array(insns.count)
+    this.pointed = new Uint8Array(insns.count)
+  }
+
+  /** Notes that control may go from an instruction to an rva. */
+  #goTo(i: number, to: Rva, kind: number): void {
+    this.mark[i]! |= CUT
+    this.targets.add(to)
+    const at = this.index.at(to)
+    if (at === NONE) {
+      this.end[i]! |= END.unknown | END.leaks
+      this.problem[i] = PROBLEM.jumpsInside
+      this.#pointTo(to)
+    } else {
+      this.mark[at]! |= LEADER
+      if (kind !== EDGE.jump) this.loose.push({ from: i, to: at, kind })
+    }
+  }
+
+  /** Notes that control may come to an rva in ways that are not known. */
+  #pointTo(rva: Rva): void {
+    this.targets.add(rva)
+    let at = this.index.at(rva)
+    // Into the middle of an instruction: what comes behind it may be reached by other bytes than those that were swept.
+    if (at === NONE) at = this.index.from(rva)
+    if (at >= this.insns.count) return
+    this.mark[at]! |= LEADER
+    this.pointed[at] = 1
+  }
+
+  sweep(): void {
+    const { image, mark, end, call, targets, index, problem } = this
+    const { flow, target, count, rva, length } = this.insns
+    const returnThunk = image.symbols.rvaOf('__x86_return_thunk')
+    const thunks = indirectThunks(image)
+    const { staticCallTrampolines: trampolines } = image.tables
+    for (let i = 0; i < count; i++) {
+      const to = target[i]!
+      switch (flow[i]) {
+        case FLOW.next: break
+        case FLOW.jump:
+        case FLOW.branch:
+          mark[i]! |= CUT
+          if (flow[i] === FLOW.jump) mark[i]! |= STOPS
+          if (to === returnThunk) end[i]! |= END.return | (flow[i] === FLOW.branch ? END.tailTaken : 0)
+          else if (thunks.has(to) || indexOf(trampolines.start, to) >= 0) {
+            end[i]! |= END.tail | END.tailIndirect | (flow[i] === FLOW.branch ? END.tailTaken : 0)
+          } else if (to === NONE) {
+            end[i]! |= END.unknown | END.leaks
+            problem[i] = PROBLEM.fallsThrough
+          } else this.#goTo(i, to, EDGE.jump)
+          break
+        case FLOW.call: {
+          mark[i]! |= CUT
+          end[i]! |= END.leaks
+          call[i] = thunks.has(to) || indexOf(trampolines.start, to) >= 0 ? CALL.anything : CALL.direct
+          if (to === NONE) break
+          targets.add(to)
+          const at = index.at(to)
+          if (at === NONE) this.#pointTo(to)
+          else mark[at]! |= LEADER
+          break
+        }
+        case FLOW.indirectJump:
+          mark[i]! |= CUT | STOPS
+          end[i]! |= END.tail | END.tailIndirect
+          break
+        case FLOW.indirectCall:
+          mark[i]! |= CUT
+          end[i]! |= END.leaks
+          call[i] = CALL.anything
+          break
+        case FLOW.return:
+          mark[i]! |= CUT | STOPS
+          end[i]! |= END.return
+          break
+        case FLOW.trap:
+          // An int3 that is no padding is there for someone who resumes behind it.
+          mark[i]! |= length[i] === 1 ? CUT : CUT | STOPS
+          end[i]! |= END.leaks
+          if (this.#emulates(rva[i]!)) {
+            end[i]! |= END.unknown
+            problem[i] = PROBLEM.undecodable
+          }
+          break
+        case FLOW.system:
+          mark[i]! |= CUT
+          end[i]! |= END.leaks | END.unknown
+          break
+        default:
+          mark[i]! |= CUT | STOPS
+          end[i]! |= END.leaks | END.unknown
+          problem[i] = PROBLEM.undecodable
+      }
+      if (i + 1 < count && rva[i]! + length[i]! !== rva[i + 1]) mark[i + 1]! |= LEADER
+    }
+    if (count > 0) mark[0]! |= LEADER
+  }
+
+  /** Whether an emulation prefix starts there: a ud2 and three letters, behind which a hypervisor goes on. */
+  #emulates(rva: Rva): boolean {
+    const region = this.image.regions.find(({ start, end }) => rva >= start && rva + 5 <= end)
+    if (region === undefined) return false
+    const at = rva - region.start
+    return EMULATION_PREFIXES.some((prefix) => prefix.every((byte, i) => region.bytes[at + i] === byte))
+  }
+
+  /** Functions, and whatever has the address of code. */
+  entries(): void {
+    const { image, insns, mark } = this
+    const { functions } = image
+    for (let f = 0; f < functions.count; f++) {
+      const at = this.index.at(functions.start[f]!)
+      if (at !== NONE) mark[at]! |= LEADER
+      const behind = this.index.from(functions.end[f]!)
+      mark[behind]! |= LEADER
+    }
+    for (const pointer of image.codePointers) this.#pointTo(pointer)
+    for (const exported of image.tables.exports) this.#pointTo(exported)
+    // Instructions that carry an address: rip-relative ones, and constants at the end of an instruction, which is where
+    // every 4-byte immediate lies; the low half of an 8-byte one is also tried. Rather too many than too few.
+    const inText = (rva: Rva): boolean => image.functions.functionAt(rva) !== NONE
+    const base = Number(image.base & 0xffff_ffffn)
+    const high = Number(image.base >> 32n)
+    for (const region of image.regions) {
+      const { bytes, start } = region
+      const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+      const last = this.index.from(region.end)
+      for (let i = this.index.from(start); i < last; i++) {
+        const length = insns.length[i]!
+        if (length < 5 || insns.target[i] !== NONE) continue
+        const end = insns.rva[i]! + length - start
+        const rip = insns.ripAt[i]!
+        let to: Rva
+        if (rip !== 0) to = (insns.rva[i]! + length + view.getInt32(insns.rva[i]! - start + rip, true)) >>> 0
+        else {
+          // -1: the high half of a sign-extended address of the kernel.
+          if (bytes[end - 1]! < 0x80 || high !== 0xffff_ffff) continue
+          const wide = length >= 10 && view.getInt32(end - 4, true) === -1
+          to = (view.getUint32(wide ? end - 8 : end - 4, true) - base) >>> 0
+        }
+        if (to < image.imageBytes && inText(to)) this.#pointTo(to)
+      }
+    }
+  }
+
+  /** What the kernel's tables say of single instructions. */
+  tables(): void {
+    const { image: { tables }, insns, index, mark, end, call } = this
+    for (const rva of tables.ftrace) {
+      const i = index.at(rva)
+      if (i === NONE) continue
+      // A call only where someone traces; the tracer returns.
+      end[i]! &= ~END.leaks
+      call[i] = CALL.none
+    }
+    for (const rva of tables.warns) {
+      const i = index.at(rva)
+      if (i !== NONE) mark[i]! &= ~STOPS
+    }
+    for (const rva of tables.staticCalls) {
+      const i = index.at(rva)
+      if (i !== NONE && insns.flow[i] === FLOW.call) call[i] = CALL.anything
+    }
+    for (let k = 0; k < tables.staticKeys.rva.length; k++) {
+      const i = index.at(tables.staticKeys.rva[k]!)
+      this.targets.add(tables.staticKeys.target[k]!)
+      if (i === NONE) continue
+      mark[i]! &= ~STOPS
+      this.#goTo(i, tables.staticKeys.target[k]!, EDGE.key)
+    }
+    for (let k = 0; k < tables.exTable.insn.length; k++) {
+      const i = index.at(tables.exTable.insn[k]!)
+      this.targets.add(tables.exTable.fixup[k]!)
+      if (i === NONE) continue
+      end[i]! |= END.leaks
+      this.#goTo(i, tables.exTable.fixup[k]!, EDGE.fixup)
+    }
+  }
+
+  /** A region that the kernel may rewrite is a run of instructions, any of which may not be there. */
+  alternatives(): void {
+    const { image: { tables: { alternatives, paravirt } }, index, insns, mark, end, call } = this
+    readVariants(this.image).forEach((variant, k) => {
+      const from = index.at(alternatives.rva[k]!)
+      if (from === NONE) return // inside an earlier one, or never decoded there: its bytes are reserved anyway
+      const after = alternatives.rva[k]! + alternatives.len[k]!
+      for (let i = from; i < insns.count && insns.rva[i]! < after; i++) {
+        this.altered.push([i, variant?.reads ?? 0])
+        // Another variant may go on where this one does not.
+        if (insns.rva[i]! + insns.length[i]! >= after || insns.flow[i] !== FLOW.next) mark[i]! &= ~STOPS
+      }
+      if (variant === undefined) return
+      for (const to of variant.jumps) {
+        if (to === NONE) variant.leaves = true
+        else this.#goTo(from, to, EDGE.variant)
+      }
+      if (variant.calls.length > 0 || variant.callsAnything || variant.leaves) {
+        for (let i = from; i < insns.count && insns.rva[i]! < after; i++) {
+          mark[i]! |= CUT
+          end[i]! |= END.leaks
+        }
+      }
+      for (const to of variant.calls) {
+        this.variantCalls.push([from, to])
+        if (to === NONE) continue
+        this.targets.add(to)
+        const at = index.at(to)
+        if (at !== NONE) mark[at]! |= LEADER
+      }
+      if (variant.callsAnything) {
+        if (call[from] === CALL.none || call[from] === CALL.anything) call[from] = CALL.anything
+        else this.variantCalls.push([from, NONE])
+      }
+      if (variant.leaves) end[from]! |= END.variantLeaves
+    })
+    paravirt.rva.forEach((rva, k) => {
+      for (let i = index.from(rva); i < insns.count && insns.rva[i]! < rva + paravirt.len[k]!; i++) {
+        mark[i]! = (mark[i]! | CUT) & ~STOPS
+        this.altered.push([i, 0])
+        if (i === index.at(rva)) call[i] = CALL.anything
+      }
+    })
+  }
+
+  /** Indirect jumps that are no tail calls, since data points into the function that makes them. */
+  jumpTables(): void {
+    const { image: { functions, codePointers, tables }, insns, end, problem } = this
+    for (let i = 0; i < insns.count; i++) {
+      if (!(end[i]! & END.tailIndirect)) continue
+      const f = functions.functionAt(insns.rva[i]!)
+      if (f === NONE) continue
+      const pointer = lowerBound(codePointers, functions.start[f]! + 1)
+      const pointedInto = pointer < codePointers.length && codePointers[pointer]! < functions.end[f]!
+      if (!pointedInto && (tables.retpolineSites.length > 0 || insns.flow[i] !== FLOW.indirectJump)) continue
+      problem[i] = PROBLEM.jumpTable
+      end[i]! |= END.unknown | END.leaks
+    }
+  }
+
+  build(): KernelGraph {
+    const { image, insns, index, targets, mark, pointed } = this
+    const { count, rva, length, flow, target } = insns
+    let blockCount = 0
+    for (let i = 0; i < count; i++) {
+      if (i > 0 && mark[i - 1]! & CUT) mark[i]! |= LEADER
+      if (mark[i]! & LEADER) blockCount++
+    }
+    const blockFirst = new Uint32Array(blockCount + 1)
+    const blockOf = new Uint32Array(count)
+    for (let i = 0, b = -1; i < count; i++) {
+      if (mark[i]! & LEADER) blockFirst[++b] = i
+      blockOf[i] = b
+    }
+    blockFirst[blockCount] = count
+    const end = new Uint8Array(blockCount)
+    const problem = new Uint8Array(blockCount)
+    const entry = new Uint8Array(blockCount)
+    const call = new Uint8Array(blockCount)
+    const callee = new Uint32Array(blockCount).fill(NONE)
+    const succStart = new Uint32Array(blockCount + 1)
+    const bound = 2 * blockCount + this.loose.length
+    const succ = new Uint32Array(bound)
+    const succKind = new Uint8Array(bound)
+    const loose = this.loose.sort((a, b) => a.from - b.from)
+    let l = 0
+    let edges = 0
+    for (let b = 0; b < blockCount; b++) {
+      const last = blockFirst[b + 1]! - 1
+      const firstEdge = edges
+      succStart[b] = firstEdge
+      end[b] = this.end[last]!
+      problem[b] = this.problem[last]!
+      call[b] = this.call[last]!
+      const addEdge = (to: number, kind: number): void => {
+        for (let e = firstEdge; e < edges; e++) if (succ[e] === to) return
+        succ[edges] = to
+        succKind[edges++] = kind
+      }
+      if (!(mark[last]! & STOPS)) {
+        if (last + 1 < count && rva[last + 1] === rva[last]! + length[last]!) {
+          succ[edges] = b + 1
+          succKind[edges++] = EDGE.next
+        } else if (call[b] === CALL.none) {
+          // A call at the very end does not return; whatever else runs off goes to places unknown.
+          end[b]! |= END.unknown | END.leaks
+          problem[b] = PROBLEM.fallsThrough
+        }
+      }
+      if ((flow[last] === FLOW.jump || flow[last] === FLOW.branch) && !(end[b]! & (END.return | END.tailIndirect))) {
+        const at = target[last] === NONE ? NONE : index.at(target[last]!)
+        if (at !== NONE) addEdge(blockOf[at]!, EDGE.jump)
+      }
+      while (l < loose.length && loose[l]!.from < last) l++
+      for (; l < loose.length && loose[l]!.from === last; l++) addEdge(blockOf[loose[l]!.to]!, loose[l]!.kind)
+      if (call[b] === CALL.direct && target[last] !== NONE) {
+        const at = index.at(target[last]!)
+        if (at !== NONE) {
+          callee[b] = blockOf[at]!
+          entry[blockOf[at]!]! |= ENTRY.called
+        }
+      }
+    }
+    succStart[blockCount] = edges
+    for (let i = 0; i < count; i++) if (pointed[i]) entry[blockOf[i]!]! |= ENTRY.pointed
+    const { functions } = image
+    for (let f = 0; f < functions.count; f++) {
+      const at = index.at(functions.start[f]!)
+      if (at !== NONE) entry[blockOf[at]!]! |= ENTRY.function
+    }
+    const variantCalls = this.variantCalls.map(([insn, to]) => {
+      const at = to === NONE ? NONE : index.at(to)
+      if (at !== NONE) entry[blockOf[at]!]! |= ENTRY.called
+      return [blockOf[insn]!, at === NONE ? NONE : blockOf[at]!] as const
+    }).sort((a, b) => a[0] - b[0])
+    this.altered.sort((a, b) => a[0] - b[0])
+    const graph = {
+      image, insns, index, targets, blockCount, blockFirst, blockOf, end, problem, entry,
+      succStart, succ: succ.slice(0, edges), succKind: succKind.slice(0, edges), call, callee, ...callersOf(callee),
+      altered: Uint32Array.from(this.altered, (a) => a[0]), alteredReads: Uint32Array.from(this.altered, (a) => a[1]),
+      variantCaller: Uint32Array.from(variantCalls, (c) => c[0]), variantCallee: Uint32Array.from(variantCalls, (c) => c[1]),
+    }
+    const returning = findReturning({ ...graph, ...predecessors(graph) })
+    const trimmed = { ...graph, ...dropEdgesBehind(graph, returning) }
+    return { ...trimmed, ...predecessors(trimmed), returning }
+  }
+}
+
+/** The thunks that indirect branches go through, by rva. */
+const indirectThunks = (image: Image): Set<Rva> => {
+  const thunks = new Set<Rva>()
+  const { functions } = image
+  for (let f = 0; f < functions.count; f++) {
+    if (image.symbols.nameStartsWith(functions.symbol[f]!, '__x86_indirect_')) thunks.add(functions.start[f]!)
+  }
+  return thunks
+}
+
+type Edges = Pick<KernelGraph, 'blockCount' | 'succStart' | 'succ'>
+
+/** The edges turned round, by counting sort: each block's predecessors ascend. */
+export const predecessors = ({ blockCount, succStart, succ }: Edges): Pick<KernelGraph, 'predStart' | 'pred'> => {
+  const predStart = new Uint32Array(blockCount + 1)
+  for (const to of succ) predStart[to + 1]!++
+  for (let b = 0; b < blockCount; b++) predStart[b + 1]! += predStart[b]!
+  const next = predStart.slice()
+  const pred = new Uint32Array(succ.length)
+  for (let b = 0; b < blockCount; b++) {
+    for (let e = succStart[b]!; e < succStart[b + 1]!; e++) pred[next[succ[e]!]!++] = b
+  }
+  return { predStart, pred }
+}
+
+/** Direct calls turned round, likewise. */
+const callersOf = (callee: Uint32Array): Pick<KernelGraph, 'callerStart' | 'caller'> => {
+  const callerStart = new Uint32Array(callee.length + 1)
+  for (const to of callee) if (to !== NONE) callerStart[to + 1]!++
+  for (let b = 0; b < callee.length; b++) callerStart[b + 1]! += callerStart[b]!
+  const next = callerStart.slice()
+  const caller = new Uint32Array(callerStart[callee.length]!)
+  callee.forEach((to, b) => {
+    if (to !== NONE) caller[next[to]!++] = b
+  })
+  return { callerStart, caller }
+}
+
+/** Builds the graph of a whole image. */
+export const buildGraph = (image: Image): KernelGraph => {
+  const builder = new Builder(image)
+  builder.sweep()
+  builder.entries()
+  builder.tables()
+  builder.alternatives()
+  builder.jumpTables()
+  return builder.build()
+}
