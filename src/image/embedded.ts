@@ -2,15 +2,17 @@
 // found without any symbol.
 // Invariant: what comes out was consistent in every part: the token index fits the tokens, every marker the names, the
 // number of names both, and no address is below the one before. Anything less is "not found".
+// The search is bounded by a number of steps, whatever the section holds: where they run out, nothing was found.
 // Left out: sizes (kallsyms has none; each is 0) and the order by name.
 //
 // Layouts (scripts/kallsyms.c; labels are aligned to 8 bytes, to 4 in 7.0):
 //   5.10 to 6.3:   offsets, base, number, names, markers, [sequence], tokens, index      (6.1.y backports the sequence)
 //   6.4 to 6.19:   number, names, markers, tokens, index, offsets, base, sequence
 //   7.0:           number, names, markers, tokens, index, offsets, sequence
-// number: u32. names: for each a length (1 byte; since 6.1, 2 bytes if the first has its top bit set) and so many
-// tokens; the first character is nm's type letter. markers: u32, where each 256th name starts. tokens: 256 strings that
-// end with NUL; index: u16, where each starts. offsets: s32 or u32, see ENCODINGS. base: u64. sequence: names by name.
+// number: u32. names: for each a length and so many tokens; the first character is nm's type letter. A length has 1
+// byte, up to 6.0 of at most 128; since 6.1, 2 bytes if the first has its top bit set. markers: u32, where each 256th
+// name starts. tokens: 256 strings that end with NUL; index: u16, where each starts. offsets: s32 or u32, see
+// findAddresses. base: u64. sequence: names by name.
 // Without CONFIG_KALLSYMS_BASE_RELATIVE (up to 6.11; no distribution does that on x86), u64 addresses stand for offsets
 // and base.
 
@@ -36,6 +38,17 @@ const MAX_STRINGS_BYTES = 128 * 1024 * 1024
 const TOP = 0xffff_ffff_0000_0000n
 const LOWEST = 0x8000_0000
 
+/** Steps of the whole search. The two kernels that it was measured on take 1.6 and 2.6 million. */
+const MAX_STEPS = 50_000_000
+
+/** What a call costs, if a byte costs 1. */
+const CALL_STEPS = 16
+
+/** What is left of the steps. */
+interface Effort {
+  steps: number
+}
+
 const align = (at: number, to: number): number => Math.ceil(at / to) * to
 
 interface Tokens {
@@ -45,10 +58,11 @@ interface Tokens {
 }
 
 /** The token table whose "0" is at `digit`, if there is one. */
-const readTokens = (bytes: Uint8Array, view: DataView, digit: number): Tokens | undefined => {
+const readTokens = (bytes: Uint8Array, view: DataView, digit: number, effort: Effort): Tokens | undefined => {
   const end = (at: number): number => {
-    const found = bytes.indexOf(0, at)
-    return found < 0 || found - at > MAX_TOKEN_BYTES ? -1 : found + 1
+    const found = bytes.subarray(at, at + MAX_TOKEN_BYTES).indexOf(0)
+    effort.steps -= found < 0 ? MAX_TOKEN_BYTES : found + CALL_STEPS
+    return found < 0 ? -1 : at + found + 1
   }
   const offset = new Uint32Array(TOKENS + 1)
   offset[DIGIT_0] = digit
@@ -80,48 +94,59 @@ interface Names {
   readonly start: number // of the first name, in the section
   readonly count: number
   readonly number: number // where their number stands
+  readonly wide: boolean //  a length with its top bit set has a second byte
 }
 
 /** Walks over `count` names from `start`; true if every 256th starts where its marker says, and they end at `end`. */
 const fitsMarkers = (
-  bytes: Uint8Array, view: DataView, start: number, count: number, markers: number, end: number,
+  bytes: Uint8Array, view: DataView, { start, count, wide }: Names, markers: number, end: number, effort: Effort,
 ): boolean => {
   let at = start
   for (let i = 0; i < count; i++) {
     if (i % NAMES_PER_MARKER === 0) {
+      effort.steps -= NAMES_PER_MARKER
+      if (effort.steps < 0) return false
       if (view.getUint32(markers + (i / NAMES_PER_MARKER) * 4, true) !== at - start) return false
     }
     if (at >= end) return false
     const first = bytes[at]!
-    const length = first < 0x80 ? first : (first & 0x7f) | (bytes[at + 1]! << 7)
+    const big = wide && first >= 0x80
+    const length = big ? (first & 0x7f) | (bytes[at + 1]! << 7) : first
     if (length === 0) return false
-    at += (first < 0x80 ? 1 : 2) + length
+    at += (big ? 2 : 1) + length
   }
   return at <= end && end - at < 8 && bytes.subarray(at, end).every((byte) => byte === 0)
 }
 
 /** The names in front of the markers [markers, markers + 4 * count). */
-const findNames = (bytes: Uint8Array, view: DataView, markers: number, count: number): Names | undefined => {
+const findNames = (
+  bytes: Uint8Array, view: DataView, markers: number, count: number, effort: Effort,
+): Names | undefined => {
   const last = view.getUint32(markers + (count - 1) * 4, true)
   if (last > MAX_NAMES_BYTES) return undefined
   const highest = markers - last - 2
   const lowest = Math.max(8, highest - NAMES_PER_MARKER * 1024)
-  for (let start = highest - (highest % 4); start >= lowest; start -= 4) {
+  for (let start = highest - (highest % 4); start >= lowest && effort.steps > 0; start -= 4) {
+    effort.steps--
     for (const number of [start - 8, start - 4]) {
-      const names = view.getUint32(number, true)
-      if (Math.ceil(names / NAMES_PER_MARKER) !== count) continue
-      if (fitsMarkers(bytes, view, start, names, markers, markers)) return { start, count: names, number }
+      const named = view.getUint32(number, true)
+      if (Math.ceil(named / NAMES_PER_MARKER) !== count) continue
+      for (const wide of [true, false]) {
+        const names = { start, count: named, number, wide }
+        if (fitsMarkers(bytes, view, names, markers, markers, effort)) return names
+      }
     }
   }
   return undefined
 }
 
 /** The longest run of markers before the tokens, and the names before it. */
-const findMarkers = (bytes: Uint8Array, view: DataView, tokens: number): Names | undefined => {
+const findMarkers = (bytes: Uint8Array, view: DataView, tokens: number, effort: Effort): Names | undefined => {
   // A sequence, of at most 4 bytes a name, may lie between the markers and the tokens.
   const lowest = Math.max(0, tokens - MAX_SYMBOLS * 5)
   let end = 0 // after the run that `at` is in
-  for (let at = tokens - (tokens % 4) - 8; at >= lowest; at -= 4) {
+  for (let at = tokens - (tokens % 4) - 8; at >= lowest && effort.steps > 0; at -= 4) {
+    effort.steps--
     const value = view.getUint32(at, true)
     const step = view.getUint32(at + 4, true) - value
     if (step < MIN_MARKER_STEP || step > MAX_MARKER_STEP) {
@@ -131,7 +156,7 @@ const findMarkers = (bytes: Uint8Array, view: DataView, tokens: number): Names |
     if (end === 0) end = at + 8
     const count = (end - at) / 4
     if (value !== 0 || count < MIN_MARKERS) continue
-    const names = findNames(bytes, view, at, count)
+    const names = findNames(bytes, view, at, count, effort)
     if (names !== undefined) return names
   }
   return undefined
@@ -200,19 +225,26 @@ const findAddresses = (
     const high = view.getUint32(addresses + i * 8 + 4, true)
     return high === 0 ? { low: view.getUint32(addresses + i * 8, true), absolute: true } : undefined
   }
+  /** One value repeated, such as zeros after the tables, is no column of addresses. */
+  const varies = (offsets: number): boolean => {
+    let i = 1
+    while (i < count && view.getInt32(offsets + i * 4, true) === view.getInt32(offsets, true)) i++
+    return i < count
+  }
   const candidates: Encoding[] = []
   const based = (offsets: number, baseAt: number): void => {
     const base = top(baseAt)
-    if (offsets < 0 || offsets + count * 4 > bytes.length || base === undefined) return
+    if (offsets < 0 || offsets + count * 4 > bytes.length || base === undefined || !varies(offsets)) return
     candidates.push(signed(offsets, base), unsigned(offsets, base))
   }
   const before = number - 8
   based(before - align(count * 4, 8), before)
   const after = align(tokens.indexEnd, 8)
   based(after, align(after + count * 4, 8))
-  if (tokens.indexEnd + count * 4 <= bytes.length && address >= TOP) candidates.push(selfRelative(tokens.indexEnd))
   if (number - count * 8 >= 0) candidates.push(whole(number - count * 8))
   if (after + count * 8 <= bytes.length) candidates.push(whole(after))
+  const next = tokens.indexEnd
+  if (next + count * 4 <= bytes.length && address >= TOP && varies(next)) candidates.push(selfRelative(next))
   for (const encoding of candidates) {
     const addresses = readAddresses(count, encoding)
     if (addresses !== undefined) return addresses
@@ -230,7 +262,7 @@ const expand = (
   let at = names.start
   for (let i = 0; i < names.count; i++) {
     const first = bytes[at]!
-    const big = first >= 0x80
+    const big = names.wide && first >= 0x80
     const length = big ? (first & 0x7f) | (bytes[at + 1]! << 7) : first
     at += big ? 2 : 1
     const start = to
@@ -265,11 +297,13 @@ const expand = (
 export const findEmbedded = (bytes: Uint8Array, address: bigint): SymbolSections | undefined => {
   const view = viewOf(bytes)
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  for (let digit = buffer.indexOf(DIGITS); digit >= 0; digit = buffer.indexOf(DIGITS, digit + 1)) {
-    const tokens = readTokens(bytes, view, digit)
+  const effort = { steps: MAX_STEPS }
+  for (let digit = buffer.indexOf(DIGITS); digit >= 0 && effort.steps > 0; digit = buffer.indexOf(DIGITS, digit + 1)) {
+    const tokens = readTokens(bytes, view, digit, effort)
     if (tokens === undefined) continue
-    const names = findMarkers(bytes, view, tokens.start)
+    const names = findMarkers(bytes, view, tokens.start, effort)
     if (names === undefined || names.count > MAX_SYMBOLS) continue
+    effort.steps -= names.count * 16 // what reading them takes, at most
     const addresses = findAddresses(bytes, view, address, names, tokens)
     const sections = addresses && expand(bytes, names, tokens, addresses)
     if (sections !== undefined) return sections
