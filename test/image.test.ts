@@ -443,7 +443,7 @@ t.test('miniature: tables', async (t) => {
     rva: Uint32Array.of(f2 + 8, x2), len: Uint32Array.of(3, 2),
     replRva: Uint32Array.of(repl!.start, repl!.start), replLen: Uint32Array.of(3, 0),
   })
-  t.same(tables.exTable, { insn: Uint32Array.of(f2 + 5), fixup: Uint32Array.of(x2) })
+  t.same(tables.exTable, { insn: Uint32Array.of(f2 + 5), fixup: Uint32Array.of(x2), data: Uint32Array.of(3) })
   t.same([...tables.smpLocks], [at('inner')], 'padding left out')
   t.same(tables.kprobeBlacklist, { start: Uint32Array.of(at('padded')), end: Uint32Array.of(at('padded', 2)) })
   t.same(tables.staticCallTrampolines, {
