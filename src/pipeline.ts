@@ -48,7 +48,8 @@ export interface PlanResult {
 /** The symbols whose running addresses give the slide; all three are exported to modules (6.1 and 6.12). */
 const ANCHORS = ['stop_machine', 'vmap', 'init_task'] as const
 
-const identify = (image: Image): TargetIdentity => {
+/** What the payload says of the kernel that it is for. */
+export const identify = (image: Image): TargetIdentity => {
   const anchor = (name: string): number => {
     const found = image.symbols.find(name)
     if (found.length !== 1) {

@@ -1,5 +1,5 @@
-// From points to a plan: chooses a site for each point, gives each site a counter slot and a patch, and lays the patches
-// out in the order of the sites. Every point is either served whole or refused whole, with a code and a reason.
+// From points to a plan: chooses a site for each point. Every point is either served whole or refused whole, with a code
+// and a reason.
 // The plan is not to be trusted before check.ts has accepted it.
 
 import { reachable, type FunctionGraph } from '../cfg/function.js'
@@ -8,23 +8,19 @@ import { FLOW } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
 import type { SecondDecoder } from '../code/second.js'
 import { assert } from '../error.js'
-import { bytesAt, type Image } from '../image/image.js'
+import type { Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
 import { isTraced } from '../liveness/convention.js'
 import type { KernelLiveness } from '../liveness/live.js'
 import type { Point } from '../probe/points.js'
-import { CodeBuffer } from './code.js'
-import { emitCounters } from './counter.js'
-import { move, originalOf } from './move.js'
+import { encodeSites } from './encode.js'
 import { REFUSALS, type RefusalCode } from './refusal.js'
 import { findReserved } from './reserved.js'
 import {
   insnIndex, prepareFunction, siteRva, spliceFor, spliceTaken, type Ground, type PlannedFunction, type Splice, type Tactic,
 } from './site.js'
-import {
-  EXPECTED_BYTES, FORM_BYTES, FORM_KIND, RELOC_KIND, SITE_KIND, type PatchTables,
-} from './tables.js'
+import type { PatchTables } from './tables.js'
 
 /** A place that a point counts: its runs are those of `site`. */
 export interface ServedPart {
@@ -53,12 +49,6 @@ export interface Plan {
   readonly live: Uint32Array //            site -> register set that its patch must leave alone
   readonly reserved: Uint8Array
 }
-
-/** The one class of forms so far: what a return site may hold. */
-const RETURN_FORMS = 1
-
-/** Patches start at multiples of this, so that one is rarely spread over two cache lines. */
-const PATCH_ALIGNMENT = 16
 
 interface Part {
   rva: Rva
@@ -237,7 +227,7 @@ export const makePlan = (live: KernelLiveness, second: SecondDecoder, points: re
   const sites = planner.sites
   const indexOfSite = new Map(sites.map((splice, i) => [siteRva(splice), i]))
   return {
-    tables: encode(image, sites),
+    tables: encodeSites(image, sites),
     served: planner.served.map(({ point, name, parts }) => ({
       point,
       name,
@@ -249,92 +239,3 @@ export const makePlan = (live: KernelLiveness, second: SecondDecoder, points: re
     reserved: ground.reserved,
   }
 }
-
-// The forms of a return site (arch/x86/kernel/alternative.c, __apply_returns; 6.1 and 6.12): a plain ret and four int3,
-// or a jump to whichever return thunk the mitigations chose.
-const returnForms = (image: Image): { kind: number; bytes: number[]; target: Rva }[] => {
-  const forms: { kind: number; bytes: number[]; target: Rva }[] = [
-    { kind: FORM_KIND.literal, bytes: [0xc3, 0xcc, 0xcc, 0xcc, 0xcc], target: NONE },
-  ]
-  const thunks = new Set<Rva>()
-  for (let f = 0; f < image.functions.count; f++) {
-    if (/_return_thunk$/.test(image.functions.nameOf(f))) thunks.add(image.functions.start[f]!)
-  }
-  for (const name of ['__x86_return_thunk', 'retbleed_return_thunk', 'zen_return_thunk', 'srso_return_thunk',
-    'srso_alias_return_thunk', 'call_depth_return_thunk', 'its_return_thunk']) {
-    for (const i of image.symbols.find(name)) thunks.add(image.symbols.rva[i]!)
-  }
-  for (const target of [...thunks].sort((a, b) => a - b)) forms.push({ kind: FORM_KIND.jmp, bytes: [], target })
-  return forms
-}
-
-const encode = (image: Image, sites: readonly Splice[]): PatchTables => {
-  const count = sites.length
-  const siteRvas = new Uint32Array(count)
-  const sitePatch = new Uint32Array(count)
-  const siteLength = new Uint8Array(count)
-  const siteKind = new Uint8Array(count)
-  const siteFormClass = new Uint8Array(count)
-  const siteRelocKind = new Uint8Array(count)
-  const siteRelocOffset = new Uint8Array(count)
-  const siteTail = new Uint32Array(count).fill(NONE)
-  const siteExpected = new Uint8Array(count * EXPECTED_BYTES)
-  const code = new CodeBuffer()
-  sites.forEach((splice, s) => {
-    const { insns } = splice.fn.graph
-    const rva = siteRva(splice)
-    const length = insns.length[splice.insn]!
-    const target = insns.target[splice.insn]!
-    const flow = insns.flow[splice.insn]!
-    code.align(PATCH_ALIGNMENT)
-    siteRvas[s] = rva
-    sitePatch[s] = code.length
-    siteLength[s] = length
-    emitCounters(code, splice.live, [s])
-    if (splice.tactic === 'return') {
-      siteKind[s] = SITE_KIND.jmp
-      siteFormClass[s] = RETURN_FORMS
-      siteTail[s] = code.length
-      siteExpected.set(bytesAt(image, rva, length), s * EXPECTED_BYTES)
-      code.emit(0xcc, 0xcc, 0xcc, 0xcc, 0xcc)
-      return
-    }
-    const original = originalOf(image, rva, length)
-    assert(typeof original !== 'string', 'a chosen site can be described')
-    siteExpected.set(original.bytes, s * EXPECTED_BYTES)
-    siteRelocKind[s] = original.relocKind
-    siteRelocOffset[s] = original.relocKind === RELOC_KIND.none ? 0 : original.relocOffset
-    if (splice.tactic === 'jump-over') {
-      siteKind[s] = SITE_KIND.jmp
-      const moved = move(image, rva, length, flow, target)
-      assert(typeof moved !== 'string', 'a chosen site can be moved')
-      code.append(moved.bytes, moved.fixups)
-      if (flow !== FLOW.indirectJump) code.jumpTo(rva + length)
-    } else {
-      siteKind[s] = splice.tactic === 'retarget-call' ? SITE_KIND.call
-        : splice.tactic === 'retarget-branch' ? SITE_KIND.jcc : SITE_KIND.jmp
-      code.jumpTo(target)
-    }
-  })
-  const needsForms = siteFormClass.some((c) => c !== 0)
-  const forms = needsForms ? returnForms(image) : []
-  const formBytes = new Uint8Array(forms.length * FORM_BYTES)
-  forms.forEach((form, i) => formBytes.set(form.bytes, i * FORM_BYTES))
-  return {
-    siteCount: count, siteRva: siteRvas, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteRelocOffset,
-    siteTail, siteExpected,
-    formCount: forms.length,
-    formClass: new Uint8Array(forms.length).fill(RETURN_FORMS),
-    formKind: Uint8Array.from(forms, (f) => f.kind),
-    formBytes,
-    formTarget: Uint32Array.from(forms, (f) => f.target),
-    fixupCount: code.fixups.length,
-    fixupOffset: Uint32Array.from(code.fixups, (f) => f.offset),
-    fixupValue: Uint32Array.from(code.fixups, (f) => f.value),
-    fixupKind: Uint8Array.from(code.fixups, (f) => f.kind),
-    fixupTrail: Uint8Array.from(code.fixups, (f) => f.trail),
-    code: code.bytes(),
-    slotCount: count,
-  }
-}
-
