@@ -7,14 +7,16 @@
 //
 // Facts used: a jump through a retpoline thunk or a register is a tail call in kernels built with retpolines, unless
 // data points into the function (jump tables, labels as values; 6.1 and 6.12 have one such function, ___bpf_prog_run).
+// Then, and always without retpolines, it goes where a proven jump table says (jumptables.ts), or nobody knows where.
 // `jmp __x86_return_thunk` is a return (arch/x86/include/asm/nospec-branch.h, 5.19 and later).
 
 import { FLOW, type Instructions } from '../code/instructions.js'
-import type { RegisterSet } from '../code/registers.js'
+import { ALL, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { indexOf, lowerBound } from '../image/search.js'
 import { readVariants } from './alternatives.js'
+import { readJumpTables } from './jumptables.js'
 import { CALL, EDGE, END, ENTRY, PROBLEM } from './kinds.js'
 import { dropEdgesBehind, findReturning } from './noreturn.js'
 import { sweepImage, type InsnIndex } from './sweep.js'
@@ -54,9 +56,13 @@ export interface KernelGraph {
 const LEADER = 1
 const CUT = 2 //   a block ends after it
 const STOPS = 4 // control does not go on to the next one
+const ELSEWHERE = 8 // the target of the transfer is only a thunk on the way
 
 /** ud2 "xen" and ud2 "kvm" (arch/x86/include/asm/emulate_prefix.h, 6.1 and 6.12). */
 const EMULATION_PREFIXES = [[0x0f, 0x0b, 0x78, 0x65, 0x6e], [0x0f, 0x0b, 0x6b, 0x76, 0x6d]]
+
+/** lea 8(%rsp),%rsp and add $8,%rsp (arch/x86/lib/retpoline.S, srso_safe_ret, 6.1 and 6.12). */
+const POPS = [[0x48, 0x8d, 0x64, 0x24, 0x08], [0x48, 0x83, 0xc4, 0x08]]
 
 /** An edge before there are blocks. */
 interface LooseEdge {
@@ -149,6 +155,12 @@ class Builder {
           const at = index.at(to)
           if (at === NONE) this.#pointTo(to)
           else mark[at]! |= LEADER
+          if (this.#dropsReturn(to)) {
+            // No call, but a jump: control goes on with whoever called here.
+            mark[i]! |= STOPS
+            end[i]! |= END.tail | END.tailIndirect
+            call[i] = CALL.none
+          }
           break
         }
         case FLOW.indirectJump:
@@ -189,10 +201,20 @@ class Builder {
 
   /** Whether an emulation prefix starts there: a ud2 and three letters, behind which a hypervisor goes on. */
   #emulates(rva: Rva): boolean {
-    const region = this.image.regions.find(({ start, end }) => rva >= start && rva + 5 <= end)
+    return EMULATION_PREFIXES.some((prefix) => this.#isAt(rva, prefix))
+  }
+
+  /** Whether what is called there throws its return address away first, as the return thunks against SRSO do. */
+  #dropsReturn(rva: Rva): boolean {
+    return POPS.some((code) => this.#isAt(rva, code))
+  }
+
+  #isAt(rva: Rva, code: readonly number[]): boolean {
+    const region = this.image.regions.find(({ start, end }) => rva >= start && rva + code.length <= end)
     if (region === undefined) return false
     const at = rva - region.start
-    return EMULATION_PREFIXES.some((prefix) => prefix.every((byte, i) => region.bytes[at + i] === byte))
+    for (let i = 0; i < code.length; i++) if (region.bytes[at + i] !== code[i]) return false
+    return true
   }
 
   /** Functions, and whatever has the address of code. */
@@ -315,16 +337,32 @@ class Builder {
 
   /** Indirect jumps that are no tail calls, since data points into the function that makes them. */
   jumpTables(): void {
-    const { image: { functions, codePointers, tables }, insns, end, problem } = this
+    const { image: { functions, codePointers, tables }, insns, index, mark, end, problem } = this
+    const jumps: number[] = []
     for (let i = 0; i < insns.count; i++) {
       if (!(end[i]! & END.tailIndirect)) continue
       const f = functions.functionAt(insns.rva[i]!)
       if (f === NONE) continue
       const pointer = lowerBound(codePointers, functions.start[f]! + 1)
       const pointedInto = pointer < codePointers.length && codePointers[pointer]! < functions.end[f]!
-      if (!pointedInto && (tables.retpolineSites.length > 0 || insns.flow[i] !== FLOW.indirectJump)) continue
-      problem[i] = PROBLEM.jumpTable
-      end[i]! |= END.unknown | END.leaks
+      if (pointedInto || (tables.retpolineSites.length === 0 && insns.flow[i] === FLOW.indirectJump)) jumps.push(i)
+    }
+    if (jumps.length === 0) return
+    const altered = new Set(this.altered.map(([i]) => i))
+    const follows = (i: number): boolean => i > 0 && !(mark[i]! & LEADER) && !altered.has(i)
+    const found = readJumpTables(this.image, insns, index, jumps, follows)
+    for (const i of jumps) {
+      const places = found.get(i)
+      if (places === undefined) {
+        problem[i] = PROBLEM.jumpTable
+        end[i]! |= END.unknown | END.leaks
+        continue
+      }
+      end[i]! &= ~(END.tail | END.tailIndirect)
+      mark[i]! |= ELSEWHERE
+      // The kernel may put `jmp *%r` over the jump to a thunk (apply_retpolines, arch/x86/kernel/alternative.c).
+      if (insns.flow[i] === FLOW.jump) this.altered.push([i, ALL])
+      for (const to of places) this.#goTo(i, to, EDGE.table)
     }
   }
 
@@ -377,7 +415,8 @@ class Builder {
           problem[b] = PROBLEM.fallsThrough
         }
       }
-      if ((flow[last] === FLOW.jump || flow[last] === FLOW.branch) && !(end[b]! & (END.return | END.tailIndirect))) {
+      if ((flow[last] === FLOW.jump || flow[last] === FLOW.branch) && !(end[b]! & (END.return | END.tailIndirect)) &&
+        !(mark[last]! & ELSEWHERE)) {
         const at = target[last] === NONE ? NONE : index.at(target[last]!)
         if (at !== NONE) addEdge(blockOf[at]!, EDGE.jump)
       }

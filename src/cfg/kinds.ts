@@ -27,6 +27,7 @@ export const EDGE = {
   key: 2, //     the jump that a static key may become
   fixup: 3, //   a fault, to where the exception table says
   variant: 4, // a jump in a variant of an alternative
+  table: 5, //   a jump through a jump table
 } as const
 
 /** What is known of how control comes to a block, as bits. */

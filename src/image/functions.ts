@@ -24,16 +24,31 @@ export interface Code extends Span {
 
 /**
  * What assemblers and linkers pad code with on x86-64: int3 (0xcc), and the nops of gas (i386_align_code's table,
- * binutils 2.40), longest first, so that a long one is not taken for a short one after other bytes. More 0x66 or 0x2e
- * in front only lengthen a nop.
+ * binutils 2.40) by their last bytes, longest first, so that a long one is not taken for a short one after other bytes.
+ * More 0x66 or 0x2e in front only lengthen a nop.
  */
-const PADDING = [
+const NOPS = [
   [0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], [0x0f, 0x1f, 0x80, 0, 0, 0, 0], [0x0f, 0x1f, 0x44, 0, 0], [0x0f, 0x1f, 0x40, 0],
-  [0x0f, 0x1f, 0], [0x90], [0xcc],
+  [0x0f, 0x1f, 0],
 ] as const
+const NOP = 0x90
+const INT3 = 0xcc
 const MAX_PREFIXES = 8
 /** jmp rel8, whose displacement may look like padding. */
 const SHORT_JUMP = 0xeb
+
+/** Length of the nop of NOPS that ends at `at` and starts behind `start`; 0: none. */
+const nopBefore = (code: Uint8Array, start: number, at: number): number => {
+  if (code[at - 1] !== 0) return 0 // as all of them end
+  for (const nop of NOPS) {
+    const { length } = nop
+    if (at - length <= start) continue
+    let i = 0
+    while (i < length && code[at - length + i] === nop[i]) i++
+    if (i === length) return length
+  }
+  return 0
+}
 
 /**
  * Where the padding at the end of code[start, end) begins. A heuristic, since it reads backwards: an instruction whose
@@ -41,17 +56,23 @@ const SHORT_JUMP = 0xeb
  * the kind.
  */
 const trimPadding = (code: Uint8Array, start: number, end: number): number => {
-  for (let at = end; ; ) {
-    const pattern = PADDING.find((bytes) =>
-      at - bytes.length > start && bytes.every((byte, i) => code[at - bytes.length + i] === byte))
-    if (pattern === undefined) return at
-    let from = at - pattern.length
-    if (pattern.length === 1 && code[from - 1] === SHORT_JUMP) return at
-    if (pattern[0] !== 0xcc) {
+  let at = end
+  while (at - 1 > start) {
+    const last = code[at - 1]
+    let from = at - 1
+    if (last === NOP || last === INT3) {
+      if (code[from - 1] === SHORT_JUMP) return at
+    } else {
+      const length = nopBefore(code, start, at)
+      if (length === 0) return at
+      from = at - length
+    }
+    if (last !== INT3) {
       for (let n = 0; n < MAX_PREFIXES && from - 1 > start && (code[from - 1] === 0x66 || code[from - 1] === 0x2e); n++) from--
     }
     at = from
   }
+  return at
 }
 
 /** How well a symbol names the function that starts at it; less is better. */

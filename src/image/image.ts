@@ -7,6 +7,7 @@
 import { createHash } from 'node:crypto'
 import { EXIT, KerninstError, assert } from '../error.js'
 import { readLimited } from '../file.js'
+import { addressReader, viewOf } from './address.js'
 import { SHF, SHT, elfOf, openElf, readHead, type Elf } from './elf.js'
 import { Functions } from './functions.js'
 import { Memory, isCode } from './memory.js'
@@ -21,6 +22,7 @@ import { readTables, type KernelTables } from './tables.js'
 import { MAX_VMLINUZ_BYTES, VMLINUZ_HEAD_BYTES, isVmlinuz, unpackVmlinuz } from './vmlinuz.js'
 
 const PAGE_BYTES = 4096
+const ADDRESS_BYTES = 8
 const BUILD_ID_BYTES = 20
 /** __START_KERNEL_map, the top 2 GiB (arch/x86/include/asm/page_64_types.h, 6.1 and 6.12). */
 const LOWEST_BASE = 0xffff_ffff_8000_0000n
@@ -63,6 +65,11 @@ export interface Image {
   readonly tables: KernelTables
   readonly relocs: Relocs
   readonly orc: Orc
+  /**
+   * The addresses that lie at `at`, as rvas, NONE for what is none; undefined where they do not all lie in data that the
+   * running kernel cannot write.
+   */
+  readonly readOnlyPointers: (at: Rva, count: number) => Uint32Array | undefined
   /** Code that data points to; sorted, unique. */
   readonly codePointers: Uint32Array
   /** Where names came from, first, and what confirmed them. */
@@ -125,6 +132,20 @@ const endOf = (elf: Elf): number => {
   return end
 }
 
+const READ_ONLY = /^\.rodata/
+
+// mark_rodata_ro (arch/x86/mm/init_64.c, 6.1 and 6.12) protects from __start_rodata on. What is there may be written while the
+// kernel starts, which the section's name leaves out: constants are in .rodata, as gcc puts them.
+const readOnlyPointers = (memory: Memory, base: bigint): Image['readOnlyPointers'] => {
+  const toRva = addressReader(base)
+  return (at, count) => {
+    const loaded = memory.find(at, at + count * ADDRESS_BYTES)
+    if (loaded === undefined || !READ_ONLY.test(loaded.section.name)) return undefined
+    const view = viewOf(memory.bytesOf(loaded))
+    return Uint32Array.from({ length: count }, (_, i) => toRva(view, at - loaded.start + i * ADDRESS_BYTES))
+  }
+}
+
 const compose = (elf: Elf, kind: ImageKind, { kallsyms }: ImageOptions): Image => {
   const { path } = elf
   const names = readNames(elf, kallsyms)
@@ -153,7 +174,7 @@ const compose = (elf: Elf, kind: ImageKind, { kallsyms }: ImageOptions): Image =
   return {
     path, kind, release, buildId: buildId.id, buildIdRva: buildId.rva, base, imageBytes, regions,
     textStart: text.start, textEnd: text.end, text: text.bytes, symbols, functions, tables, relocs,
-    orc: new Orc(memory), codePointers,
+    orc: new Orc(memory), readOnlyPointers: readOnlyPointers(memory, base), codePointers,
     symbolSources, textSha256: digest.digest('hex'),
   }
 }

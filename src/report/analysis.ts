@@ -13,12 +13,12 @@ import { liveInBlock, type KernelLiveness } from '../liveness/live.js'
 
 /** At how many of some places something is dead. */
 export interface Free {
-  places: number
-  flags: number
-  gpr1: number
-  gpr2: number
-  gpr3: number
-  flagsAndGpr1: number
+  readonly places: number
+  readonly flags: number
+  readonly gpr1: number
+  readonly gpr2: number
+  readonly gpr3: number
+  readonly flagsAndGpr1: number
 }
 
 export interface Analysis {
@@ -34,23 +34,27 @@ export interface Analysis {
   freeAt: { blockStarts: Free; entries: Free; returns: Free }
 }
 
-const bitCount = (set: number): number => {
-  let count = 0
-  for (let rest = set; rest !== 0; rest &= rest - 1) count++
-  return count
+/** How many places have a number of dead registers (0, 1, 2, more) and no live flag (+ 4); hot loops count into it. */
+type Histogram = Uint32Array
+
+const newHistogram = (): Histogram => new Uint32Array(8)
+
+const countFree = (histogram: Histogram, live: RegisterSet): void => {
+  let dead = ~live & GPRS & ~RSP
+  let slot = live & FLAGS ? 0 : 4
+  for (let n = 0; n < 3 && dead !== 0; n++) {
+    dead &= dead - 1
+    slot++
+  }
+  histogram[slot]!++
 }
 
-const noFree = (): Free => ({ places: 0, flags: 0, gpr1: 0, gpr2: 0, gpr3: 0, flagsAndGpr1: 0 })
-
-const countFree = (free: Free, live: RegisterSet): void => {
-  const gprs = bitCount(~live & GPRS & ~RSP)
-  const flags = (live & FLAGS) === 0
-  free.places++
-  if (flags) free.flags++
-  if (gprs >= 1) free.gpr1++
-  if (gprs >= 2) free.gpr2++
-  if (gprs >= 3) free.gpr3++
-  if (flags && gprs >= 1) free.flagsAndGpr1++
+const freeOf = (histogram: Histogram): Free => {
+  const sum = (...slots: number[]): number => slots.reduce((total, slot) => total + histogram[slot]!, 0)
+  return {
+    places: sum(0, 1, 2, 3, 4, 5, 6, 7), flags: sum(4, 5, 6, 7),
+    gpr1: sum(1, 2, 3, 5, 6, 7), gpr2: sum(2, 3, 6, 7), gpr3: sum(3, 7), flagsAndGpr1: sum(5, 6, 7),
+  }
 }
 
 /** block -> 1 when an entry leads to it. */
@@ -76,11 +80,14 @@ export const analyze = (live: KernelLiveness): Analysis => {
   const { graph } = live
   const { image, insns, blockFirst, end, call, problem, succStart } = graph
   const { functions, tables } = image
-  const result: Analysis = {
+  const result: Omit<Analysis, 'free' | 'freeAt'> = {
     functions: 0, complete: 0, incomplete: {}, neverReturn: 0, blocks: 0, edges: 0, instructions: 0,
     indirect: { call: 0, 'static call': 0, 'tail call': 0, unresolved: 0 },
-    free: noFree(), freeAt: { blockStarts: noFree(), entries: noFree(), returns: noFree() },
   }
+  const free = newHistogram()
+  const blockStarts = newHistogram()
+  const entries = newHistogram()
+  const returns = newHistogram()
   for (let f = 0; f < functions.count; f++) {
     if (!functions.isFunc[f] || functions.isCold[f]) continue
     result.functions++
@@ -90,7 +97,7 @@ export const analyze = (live: KernelLiveness): Analysis => {
     const at = graph.index.at(functions.start[f]!)
     if (at >= insns.count) continue
     if (!graph.returning[graph.blockOf[at]!]) result.neverReturn++
-    countFree(result.freeAt.entries, live.liveIn[graph.blockOf[at]!]!)
+    countFree(entries, live.liveIn[graph.blockOf[at]!]!)
   }
   const entered = findEntered(graph)
   const sets = new Uint32Array(insns.count) // scratch: insn -> live
@@ -102,15 +109,19 @@ export const analyze = (live: KernelLiveness): Analysis => {
     result.blocks++
     result.edges += succStart[b + 1]! - succStart[b]!
     result.instructions += last + 1 - first
-    countFree(result.freeAt.blockStarts, sets[first]!)
-    for (let i = first; i <= last; i++) countFree(result.free, sets[i]!)
-    if (end[b]! & END.return) countFree(result.freeAt.returns, sets[last]!)
+    countFree(blockStarts, sets[first]!)
+    for (let i = first; i <= last; i++) countFree(free, sets[i]!)
+    if (end[b]! & END.return) countFree(returns, sets[last]!)
     if (call[b] === CALL.anything) {
       result.indirect[insns.flow[last] === FLOW.call && indexOf(tables.staticCalls, insns.rva[last]!) >= 0 ? 'static call' : 'call']!++
     }
     if (end[b]! & END.tailIndirect) result.indirect[problem[b] === PROBLEM.jumpTable ? 'unresolved' : 'tail call']!++
   }
-  return result
+  return {
+    ...result,
+    free: freeOf(free),
+    freeAt: { blockStarts: freeOf(blockStarts), entries: freeOf(entries), returns: freeOf(returns) },
+  }
 }
 
 /** The shares of all places, of what a set of counts says. */

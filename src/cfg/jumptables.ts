@@ -1,0 +1,219 @@
+// Jump tables, proven: an indirect jump is resolved only where straight-line code before it shows which register holds
+// the index, how far the index goes, and where the table lies; and where every entry of the table is the start of an
+// instruction of the same function. In: the image and its instructions. Out: the places that the jump goes to.
+//
+// The slice goes backward from the jump, over instructions that nothing jumps to, and knows these steps:
+//   jmp *T(,%i,8)                              the table is at T
+//   mov T(,%i,8),%r; jmp *%r or a thunk of %r  likewise (kernels with retpolines have nothing else)
+//   movzb J,%i; movzw; and $n,%i; mov %j,%i    bound the index, or rename it, and clear its upper half
+//   cmp $n,%i; ja away                         bounds it by n, where the jump does not go away
+// What the kernel builds with -fno-pic looks so (gcc 12; ___bpf_prog_run's table of labels too). Any other instruction
+// that may change the register ends the slice; so does the start of a block.
+// Left out: tables of 32-bit offsets, as position-independent code has them; bounds that were checked in another block.
+
+import { Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register } from 'iced-x86'
+import type { Instructions } from '../code/instructions.js'
+import { FLOW } from '../code/flow.js'
+import { MAX_INSN_BYTES } from '../code/facts.js'
+import { bytesAt, type Image } from '../image/image.js'
+import { NONE, toRva, type Rva } from '../image/rva.js'
+import type { InsnIndex } from './sweep.js'
+
+/** Entries of a table; more than any switch of a kernel has. */
+const MAX_ENTRIES = 4096
+const ENTRY_BYTES = 8
+/** How far back the slice looks, in instructions. */
+const MAX_STEPS = 24
+const GPRS = 16
+
+/** A general register of any width -> its number, or -1. High bytes (ah to bh) are -1 too. */
+const gprNumber = (register: Register): number => {
+  if (register >= Register.RAX && register <= Register.R15) return register - Register.RAX
+  if (register >= Register.EAX && register <= Register.R15D) return register - Register.EAX
+  if (register >= Register.AX && register <= Register.R15W) return register - Register.AX
+  if (register >= Register.AL && register <= Register.BL) return register - Register.AL
+  if (register >= Register.SPL && register <= Register.R15L) return register - Register.SPL + 4
+  return -1
+}
+/** Bits of a general register that is not a high byte. */
+const gprBits = (register: Register): number =>
+  register >= Register.RAX ? 64 : register >= Register.EAX ? 32 : register >= Register.AX ? 16 : 8
+
+/** What a 32-bit destination certainly gets whole, its upper half cleared. */
+const WHOLE = new Set<Mnemonic>([
+  Mnemonic.Mov, Mnemonic.Movsx, Mnemonic.Movsxd, Mnemonic.Add, Mnemonic.Sub, Mnemonic.Or, Mnemonic.Xor, Mnemonic.Not,
+  Mnemonic.Neg, Mnemonic.Inc, Mnemonic.Dec, Mnemonic.Lea, Mnemonic.Imul,
+])
+
+/** One table: where it is, and how many entries control may take. */
+export interface JumpTable {
+  readonly at: Rva
+  readonly count: number
+}
+
+/** Slices backward from one jump at a time. */
+class Slicer {
+  readonly image: Image
+  readonly insns: Instructions
+  readonly follows: (i: number) => boolean
+  readonly thunks: ReadonlyMap<Rva, number> // rva -> number of the register that it jumps to
+  readonly #insn = new Instruction()
+
+  /** @param follows whether an insn is what stands in the image, and reached from the one before alone */
+  constructor(image: Image, insns: Instructions, follows: (i: number) => boolean) {
+    this.image = image
+    this.insns = insns
+    this.follows = follows
+    this.thunks = jumpThunks(image)
+  }
+
+  #decode(i: number): Instruction {
+    const { rva, length } = this.insns
+    const decoder = new Decoder(64, bytesAt(this.image, rva[i]!, Math.min(length[i]!, MAX_INSN_BYTES)), DecoderOptions.None)
+    decoder.decodeOut(this.#insn)
+    decoder.free()
+    return this.#insn
+  }
+
+  /** The index of the memory operand T(,%i,8), and where T is; undefined for any other operand. */
+  #operand(insn: Instruction): { register: number; at: Rva } | undefined {
+    if (insn.memoryBase !== Register.None || insn.memoryIndexScale !== ENTRY_BYTES || insn.memorySegment !== Register.DS) return undefined
+    if (insn.memoryIndex < Register.RAX || insn.memoryIndex > Register.R15) return undefined
+    const at = toRva(this.image.base, BigInt.asUintN(64, insn.memoryDisplacement))
+    return at === NONE ? undefined : { register: gprNumber(insn.memoryIndex), at }
+  }
+
+  /** The table that an indirect jump goes through, or undefined. */
+  find(jump: number): JumpTable | undefined {
+    const { insns } = this
+    let i = jump
+    let operand: { register: number; at: Rva } | undefined
+    let through = -1
+    if (insns.flow[jump] === FLOW.jump) through = this.thunks.get(insns.target[jump]!) ?? -1
+    else {
+      const insn = this.#decode(jump)
+      if (insn.op0Kind === OpKind.Register) through = gprNumber(insn.op0Register)
+      else operand = this.#operand(insn)
+    }
+    for (let step = 0; operand === undefined; step++) {
+      if (through < 0 || step === MAX_STEPS || !this.follows(i)) return undefined
+      i--
+      if (insns.flow[i] !== FLOW.next) return undefined
+      if (!(insns.writes[i]! & (1 << through))) continue
+      const insn = this.#decode(i)
+      if (insn.code !== Code.Mov_r64_rm64 || insn.op1Kind !== OpKind.Memory || gprNumber(insn.op0Register) !== through) return undefined
+      operand = this.#operand(insn)
+      if (operand === undefined) return undefined
+    }
+    const count = this.#bound(i, operand.register)
+    return count === 0 ? undefined : { at: operand.at, count }
+  }
+
+  /** How many values a 64-bit register may have before an instruction, from 0 on; 0 when that is not known. */
+  #bound(before: number, register: number): number {
+    const { insns } = this
+    let bits = 64 //         the index is this many low bits of the register, at the place that the slice has reached
+    let max = Infinity //    its greatest value
+    let max32 = Infinity //  the same if the register's upper half is 0 there
+    const known = (): number => (max < MAX_ENTRIES ? max + 1 : 0)
+    let i = before
+    for (let step = 0; step < MAX_STEPS && known() === 0 && this.follows(i); step++) {
+      i--
+      const flow = insns.flow[i]!
+      if (flow === FLOW.branch) {
+        if (this.#decode(i).mnemonic !== Mnemonic.Ja || !this.follows(i)) break
+        const insn = this.#decode(--i)
+        const limit = immediate(insn)
+        if (insn.mnemonic !== Mnemonic.Cmp || limit === undefined || insn.op0Kind !== OpKind.Register ||
+          gprNumber(insn.op0Register) !== register) break
+        const width = gprBits(insn.op0Register)
+        if (bits <= width) max = Math.min(max, limit)
+        else if (width === 32) max32 = Math.min(max32, limit)
+        continue
+      }
+      if (flow !== FLOW.next) break
+      if (!(insns.writes[i]! & (1 << register))) continue
+      if (!this.follows(i)) break // it may not be there
+      const insn = this.#decode(i)
+      if (insn.op0Kind !== OpKind.Register || gprNumber(insn.op0Register) !== register) break
+      const width = gprBits(insn.op0Register)
+      const from = insn.opCount > 1 && insn.op1Kind === OpKind.Register ? gprNumber(insn.op1Register) : -1
+      if (width === 32 && (WHOLE.has(insn.mnemonic) || insn.mnemonic === Mnemonic.And)) {
+        bits = Math.min(bits, 32)
+        max = Math.min(max, max32)
+      }
+      if (ZERO_EXTENDS.has(insn.code)) {
+        const size = ZERO_EXTENDS.get(insn.code)!
+        bits = Math.min(bits, size)
+        max = Math.min(max, max32, 2 ** size - 1)
+      } else if (insn.mnemonic === Mnemonic.And && width >= 32) {
+        max = Math.min(max, immediate(insn) ?? Infinity)
+        break
+      } else if (insn.mnemonic !== Mnemonic.Mov || width < 32) break
+      if (from < 0) break
+      register = from
+    }
+    return known()
+  }
+}
+
+/** movzx to 32 and 64 bits -> how many bits it takes. */
+const ZERO_EXTENDS = new Map<Code, number>([
+  [Code.Movzx_r32_rm8, 8], [Code.Movzx_r64_rm8, 8], [Code.Movzx_r32_rm16, 16], [Code.Movzx_r64_rm16, 16],
+])
+
+/** The second operand where it is a constant that is not negative as a number of the first one's width. */
+const immediate = (insn: Instruction): number | undefined => {
+  switch (insn.op1Kind) {
+    case OpKind.Immediate8:
+    case OpKind.Immediate16:
+    case OpKind.Immediate32:
+    case OpKind.Immediate8to16:
+    case OpKind.Immediate8to32:
+    case OpKind.Immediate8to64:
+    case OpKind.Immediate32to64: {
+      const value = BigInt.asIntN(64, insn.immediate(1))
+      return value >= 0n && value < BigInt(MAX_ENTRIES) ? Number(value) : undefined
+    }
+    default: return undefined
+  }
+}
+
+/** __x86_indirect_thunk_R, by place -> number of R. */
+const jumpThunks = (image: Image): Map<Rva, number> => {
+  const names = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15']
+  const thunks = new Map<Rva, number>()
+  for (let r = 0; r < GPRS; r++) {
+    for (const kind of ['__x86_indirect_thunk_', '__x86_indirect_jump_thunk_']) {
+      const at = image.symbols.rvaOf(kind + names[r]!)
+      if (at !== NONE) thunks.set(at, r)
+    }
+  }
+  return thunks
+}
+
+/**
+ * Where each of some indirect jumps goes, if that is proven: rvas, unique, in the order of the table.
+ * @param jumps insns
+ * @param follows whether an insn is what stands in the image, and reached from the one before alone
+ */
+export const readJumpTables = (
+  image: Image, insns: Instructions, index: InsnIndex, jumps: readonly number[], follows: (i: number) => boolean,
+): Map<number, readonly Rva[]> => {
+  const found = new Map<number, readonly Rva[]>()
+  const slicer = new Slicer(image, insns, follows)
+  const { functions } = image
+  for (const jump of jumps) {
+    const table = slicer.find(jump)
+    if (table === undefined) continue
+    const entries = image.readOnlyPointers(table.at, table.count)
+    const f = functions.functionAt(insns.rva[jump]!)
+    if (entries === undefined || f === NONE) continue
+    const within = (rva: Rva): boolean => {
+      const g = functions.functionAt(rva)
+      return index.at(rva) !== NONE && (g === f || (g !== NONE && functions.isCold[g] === 1))
+    }
+    if (entries.every(within)) found.set(jump, [...new Set(entries)])
+  }
+  return found
+}

@@ -1,0 +1,112 @@
+// Liveness is true in fact: a guest overwrites with junk whatever liveness calls dead, registers and flags, at tens of
+// thousands of instructions of the running kernel, does all that a small userland can, and nothing breaks.
+//
+// Twice a kernel: once at one instruction of every function; then at every instruction that can be spliced by itself of
+// those functions that were seen to run, as far as there is room. The outside judge is the processor: the workloads
+// check their own results, the kernel must not complain, and its text must be as before. That the test can fail is
+// shown by a third run, in which at some places one register is overwritten that is live.
+
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import t from 'tap'
+import { readBundle } from '../src/bundle/bundle.js'
+import { buildGraph } from '../src/cfg/graph.js'
+import { SecondDecoder } from '../src/code/second.js'
+import { readDump } from '../src/dump/dump.js'
+import { loadImage } from '../src/image/image.js'
+import { solveLiveness } from '../src/liveness/live.js'
+import type { Rva } from '../src/image/rva.js'
+import { reportNumbers } from '../src/report/numbers.js'
+import { siteRva, type Splice } from '../src/splice/site.js'
+import { ROOT, buildInjector, buildModule, kernel, keygen, program } from './guest/artefacts.js'
+import { runGuest, type GuestResult } from './guest/guest.js'
+import { damage, everywhere, groundOf, lottery, oneEach, placeOf, writeJunkBundle } from './guest/junk.js'
+
+const KERNELS = ['6.1-cloud', '6.12-cloud']
+const TRIES = 8 //            draws of an instruction in each function
+const MAX_SITES = 40_000 //   of the second run: the patch area holds 8 MiB, and patches full of junk are long
+//      places of the run that has to fail
+const GUEST_SECONDS = 400
+
+const seed = Number(process.env.KERNINST_SEED ?? Math.floor(Math.random() * 2 ** 31))
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-junk-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+const key = keygen(scratch, 'trusted')
+const tools = [buildInjector(scratch), ...['texthash', 'workload'].map((name) => program(`test/guest/${name}.c`, join(scratch, 'bin')))]
+
+const SCRIPT = `
+insmod /kerninst.ko || exit 1
+sh /broad.sh || exit 2 # flips the static keys that it will flip
+texthash save /tmp/text || exit 3
+kerninst-inject apply /bundle || exit 4
+workload -t 20 & load=$!
+sh /broad.sh || exit 5
+wait $load || exit 6
+kerninst-inject dump -o /out/dump || exit 7
+kerninst-inject remove || exit 8
+texthash diff /tmp/text || exit 9
+workload 2 || exit 10
+dmesg | grep -E 'WARNING:|BUG:|Oops:|stall|lockup|general protection|Call Trace:' && exit 11
+exit 0
+`
+
+const boot = (vmlinuz: string, module: string, bundle: string): Promise<GuestResult> => runGuest({
+  vmlinuz,
+  files: [
+    { path: 'kerninst.ko', from: module },
+    { path: 'bundle', from: bundle },
+    { path: 'broad.sh', from: join(ROOT, 'test/guest/broad.sh') },
+    ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
+  ],
+  script: SCRIPT,
+  append: 'preempt=full',
+  seconds: GUEST_SECONDS,
+})
+
+for (const name of KERNELS) {
+  t.test(name, { timeout: 0 }, async (t) => {
+    t.comment(`KERNINST_SEED=${seed}`)
+    const random = lottery(seed)
+    const target = kernel(name)
+    const module = buildModule(target, key.cert, scratch)
+    const image = loadImage(target.vmlinux)
+    const ground = groundOf(solveLiveness(buildGraph(image)), await SecondDecoder.load())
+
+    const run = (label: string, splices: readonly Splice[]): Promise<GuestResult> => {
+      writeJunkBundle(ground, splices, random, key, join(scratch, label))
+      return boot(target.vmlinuz, module, join(scratch, label))
+    }
+
+    /** Applies, works, removes; returns what ran, as places in the kernel. */
+    const ranUnder = async (label: string, splices: readonly Splice[]): Promise<Set<Rva>> => {
+      const result = await run(label, splices)
+      t.equal(result.exit, 0, `${label}: ${result.lines.filter((line) => !line.startsWith('+')).slice(-8).join(' | ')}`)
+      const dump = join(scratch, `${label}.dump`)
+      writeFileSync(dump, result.files.get('dump') ?? '')
+      const { points } = reportNumbers(readBundle(readFileSync(join(scratch, label))), readDump(dump))
+      const ran = points.filter((point) => point.count > 0n)
+      const runs = ran.reduce((sum, point) => sum + point.count, 0n)
+      t.comment(`${label}: ${splices.length} sites, ${ran.length} of them ran, ${runs} times; ${Math.round(result.seconds)} s`)
+      return new Set(ran.map((point) => placeOf(point.point)))
+    }
+
+    const spread = oneEach(ground, random, TRIES)
+    t.ok(spread.length > 30_000, `${spread.length} sites over the whole kernel`)
+    const ran = await ranUnder('everywhere', spread)
+    t.ok(ran.size > 3000, `${ran.size} of them were seen to run`)
+
+    const dense = everywhere(ground, new Set(spread.filter((splice) => ran.has(siteRva(splice))).map((splice) => splice.fn.index)))
+    const step = Math.max(1, dense.length / MAX_SITES)
+    const chosen = Array.from({ length: Math.floor(dense.length / step) }, (_, i) => dense[Math.floor(i * step)]!)
+    t.ok(chosen.length > 30_000, `${chosen.length} of ${dense.length} sites in their functions`)
+    const dug = await ranUnder('what ran', chosen)
+
+    const damaged = damage(chosen.filter((splice) => dug.has(siteRva(splice))), random, DAMAGED)
+    t.equal(damaged.length, DAMAGED)
+    const outcome = await run('live junk', damaged).then((result) => `exit ${result.exit}`, (error: Error) => error.message.split('\n')[0]!)
+    t.not(outcome, 'exit 0', `junk in one live register at ${DAMAGED} places is noticed: ${outcome}`)
+    t.end()
+  })
+}
