@@ -27,6 +27,7 @@ const KERNELS = ['6.1-cloud', '6.12-cloud']
 const TRIES = 8 //            draws of an instruction in each function
 const MAX_SITES = 40_000 //   of the second run: the patch area holds 8 MiB, and patches full of junk are long
 //      places of the run that has to fail
+const DAMAGED = 1000 //     places of the run that has to fail
 const GUEST_SECONDS = 400
 
 const seed = Number(process.env.KERNINST_SEED ?? Math.floor(Math.random() * 2 ** 31))
@@ -105,7 +106,8 @@ for (const name of KERNELS) {
 
     const damaged = damage(chosen.filter((splice) => dug.has(siteRva(splice))), random, DAMAGED)
     t.equal(damaged.length, DAMAGED)
-    const outcome = await run('live junk', damaged).then((result) => `exit ${result.exit}`, (error: Error) => error.message.split('\n')[0]!)
+    const outcome = await run('live junk', damaged)
+      .then((result) => `exit ${result.exit}`, (error: Error) => error.message.split('\n')[0]!)
     t.not(outcome, 'exit 0', `junk in one live register at ${DAMAGED} places is noticed: ${outcome}`)
     t.end()
   })
