@@ -349,8 +349,8 @@ class Builder {
     }
     if (jumps.length === 0) return
     const altered = new Set(this.altered.map(([i]) => i))
-    const follows = (i: number): boolean => i > 0 && !(mark[i]! & LEADER) && !altered.has(i)
-    const found = readJumpTables(this.image, insns, index, jumps, follows)
+    const leads = (i: number): boolean => i === 0 || (mark[i]! & LEADER) !== 0
+    const found = readJumpTables(this.image, insns, index, jumps, leads, (i) => altered.has(i))
     for (const i of jumps) {
       const places = found.get(i)
       if (places === undefined) {

@@ -7,11 +7,12 @@
 //   mov T(,%i,8),%r; jmp *%r or a thunk of %r  likewise (kernels with retpolines have nothing else)
 //   movzb J,%i; movzw; and $n,%i; mov %j,%i    bound the index, or rename it, and clear its upper half
 //   cmp $n,%i; ja away                         bounds it by n, where the jump does not go away
+//   cmp $n,M; ja away; mov M,%i                likewise: the kernel itself relies on M not changing in between
 // What the kernel builds with -fno-pic looks so (gcc 12; ___bpf_prog_run's table of labels too). Any other instruction
 // that may change the register ends the slice; so does the start of a block.
 // Left out: tables of 32-bit offsets, as position-independent code has them; bounds that were checked in another block.
 
-import { Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register } from 'iced-x86'
+import { Code, Decoder, DecoderOptions, Instruction, MemorySizeExt, Mnemonic, OpKind, Register } from 'iced-x86'
 import type { Instructions } from '../code/instructions.js'
 import { FLOW } from '../code/flow.js'
 import { MAX_INSN_BYTES } from '../code/facts.js'
@@ -55,15 +56,20 @@ export interface JumpTable {
 class Slicer {
   readonly image: Image
   readonly insns: Instructions
-  readonly follows: (i: number) => boolean
+  readonly leads: (i: number) => boolean
+  readonly altered: (i: number) => boolean
   readonly thunks: ReadonlyMap<Rva, number> // rva -> number of the register that it jumps to
   readonly #insn = new Instruction()
 
-  /** @param follows whether an insn is what stands in the image, and reached from the one before alone */
-  constructor(image: Image, insns: Instructions, follows: (i: number) => boolean) {
+  /**
+   * @param leads whether an insn may be reached in other ways than from the one before
+   * @param altered whether the kernel may put others in its place
+   */
+  constructor(image: Image, insns: Instructions, leads: (i: number) => boolean, altered: (i: number) => boolean) {
     this.image = image
     this.insns = insns
-    this.follows = follows
+    this.leads = leads
+    this.altered = altered
     this.thunks = jumpThunks(image)
   }
 
@@ -96,9 +102,9 @@ class Slicer {
       else operand = this.#operand(insn)
     }
     for (let step = 0; operand === undefined; step++) {
-      if (through < 0 || step === MAX_STEPS || !this.follows(i)) return undefined
+      if (through < 0 || step === MAX_STEPS || this.leads(i)) return undefined
       i--
-      if (insns.flow[i] !== FLOW.next) return undefined
+      if (insns.flow[i] !== FLOW.next || this.altered(i)) return undefined
       if (!(insns.writes[i]! & (1 << through))) continue
       const insn = this.#decode(i)
       if (insn.code !== Code.Mov_r64_rm64 || insn.op1Kind !== OpKind.Memory || gprNumber(insn.op0Register) !== through) return undefined
@@ -115,43 +121,59 @@ class Slicer {
     let bits = 64 //         the index is this many low bits of the register, at the place that the slice has reached
     let max = Infinity //    its greatest value
     let max32 = Infinity //  the same if the register's upper half is 0 there
+    let from = '' //         what memory the index was loaded from, once it was
+    let addressSet = 0 //    and the registers that its address is made of
     const known = (): number => (max < MAX_ENTRIES ? max + 1 : 0)
     let i = before
-    for (let step = 0; step < MAX_STEPS && known() === 0 && this.follows(i); step++) {
+    for (let step = 0; step < MAX_STEPS && !this.leads(i); step++) {
       i--
       const flow = insns.flow[i]!
+      if (this.altered(i)) break
       if (flow === FLOW.branch) {
-        if (this.#decode(i).mnemonic !== Mnemonic.Ja || !this.follows(i)) break
+        if (this.#decode(i).mnemonic !== Mnemonic.Ja || this.leads(i)) break
         const insn = this.#decode(--i)
         const limit = immediate(insn)
-        if (insn.mnemonic !== Mnemonic.Cmp || limit === undefined || insn.op0Kind !== OpKind.Register ||
-          gprNumber(insn.op0Register) !== register) break
+        if (insn.mnemonic !== Mnemonic.Cmp || limit === undefined || this.altered(i)) break
+        if (from !== '') {
+          if (memoryOf(insn) === from) max = Math.min(max, limit)
+          break
+        }
+        if (insn.op0Kind !== OpKind.Register || gprNumber(insn.op0Register) !== register) break
         const width = gprBits(insn.op0Register)
         if (bits <= width) max = Math.min(max, limit)
         else if (width === 32) max32 = Math.min(max32, limit)
         continue
       }
       if (flow !== FLOW.next) break
-      if (!(insns.writes[i]! & (1 << register))) continue
-      if (!this.follows(i)) break // it may not be there
       const insn = this.#decode(i)
+      const simple = insn.op0Kind === OpKind.Register && (WHOLE.has(insn.mnemonic) || insn.mnemonic === Mnemonic.And)
+      if (from !== '') {
+        // Nothing that writes memory, or what the address is made of.
+        if (!simple || insns.writes[i]! & addressSet) break
+        continue
+      }
+      if (!(insns.writes[i]! & (1 << register))) continue
       if (insn.op0Kind !== OpKind.Register || gprNumber(insn.op0Register) !== register) break
       const width = gprBits(insn.op0Register)
-      const from = insn.opCount > 1 && insn.op1Kind === OpKind.Register ? gprNumber(insn.op1Register) : -1
-      if (width === 32 && (WHOLE.has(insn.mnemonic) || insn.mnemonic === Mnemonic.And)) {
+      const size = ZERO_EXTENDS.get(insn.code)
+      if (simple && width === 32) {
         bits = Math.min(bits, 32)
         max = Math.min(max, max32)
       }
-      if (ZERO_EXTENDS.has(insn.code)) {
-        const size = ZERO_EXTENDS.get(insn.code)!
+      if (size !== undefined) {
         bits = Math.min(bits, size)
         max = Math.min(max, max32, 2 ** size - 1)
       } else if (insn.mnemonic === Mnemonic.And && width >= 32) {
         max = Math.min(max, immediate(insn) ?? Infinity)
         break
       } else if (insn.mnemonic !== Mnemonic.Mov || width < 32) break
-      if (from < 0) break
-      register = from
+      if (insn.op1Kind === OpKind.Register) {
+        register = gprNumber(insn.op1Register)
+        if (register < 0) break
+      } else if (insn.op1Kind === OpKind.Memory) {
+        from = memoryOf(insn)
+        addressSet = gprSet(insn.memoryBase) | gprSet(insn.memoryIndex)
+      } else break
     }
     return known()
   }
@@ -161,6 +183,18 @@ class Slicer {
 const ZERO_EXTENDS = new Map<Code, number>([
   [Code.Movzx_r32_rm8, 8], [Code.Movzx_r64_rm8, 8], [Code.Movzx_r32_rm16, 16], [Code.Movzx_r64_rm16, 16],
 ])
+
+const gprSet = (register: Register): number => {
+  const number = gprNumber(register)
+  return number < 0 ? 0 : 1 << number
+}
+
+/** A memory operand with its size, to compare; '' where there is none, or where its address is not only of registers. */
+const memoryOf = (insn: Instruction): string => {
+  if (insn.op0Kind !== OpKind.Memory && (insn.opCount < 2 || insn.op1Kind !== OpKind.Memory)) return ''
+  return [insn.memorySegment, insn.memoryBase, insn.memoryIndex, insn.memoryIndexScale, insn.memoryDisplacement,
+    MemorySizeExt.size(insn.memorySize)].join(' ')
+}
 
 /** The second operand where it is a constant that is not negative as a number of the first one's width. */
 const immediate = (insn: Instruction): number | undefined => {
@@ -195,13 +229,15 @@ const jumpThunks = (image: Image): Map<Rva, number> => {
 /**
  * Where each of some indirect jumps goes, if that is proven: rvas, unique, in the order of the table.
  * @param jumps insns
- * @param follows whether an insn is what stands in the image, and reached from the one before alone
+ * @param leads whether an insn may be reached in other ways than from the one before
+ * @param altered whether the kernel may put others in its place
  */
 export const readJumpTables = (
-  image: Image, insns: Instructions, index: InsnIndex, jumps: readonly number[], follows: (i: number) => boolean,
+  image: Image, insns: Instructions, index: InsnIndex, jumps: readonly number[], leads: (i: number) => boolean,
+  altered: (i: number) => boolean,
 ): Map<number, readonly Rva[]> => {
   const found = new Map<number, readonly Rva[]>()
-  const slicer = new Slicer(image, insns, follows)
+  const slicer = new Slicer(image, insns, leads, altered)
   const { functions } = image
   for (const jump of jumps) {
     const table = slicer.find(jump)
