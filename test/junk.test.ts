@@ -49,7 +49,7 @@ kerninst-inject dump -o /out/dump || exit 7
 kerninst-inject remove || exit 8
 texthash diff /tmp/text || exit 9
 workload 2 || exit 10
-dmesg | grep -v 'Command line:' | grep -E 'WARNING:|BUG:|Oops:|stall|lockup|general protection|Call Trace:' && exit 11
+dmesg | grep -vi 'command line:' | grep -E 'WARNING:|BUG:|Oops:|stall|lockup|general protection|Call Trace:' && exit 11
 exit 0
 `
 
