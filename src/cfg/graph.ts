@@ -45,7 +45,10 @@ export interface KernelGraph {
   /** Instructions that the kernel may rewrite, ascending, and what may be read there instead. */
   readonly altered: Uint32Array
   readonly alteredReads: Uint32Array // parallel to altered: register set
-  /** Calls in variants of alternatives, by calling block, ascending; the callee is NONE where it is not known. */
+  /**
+   * Calls that may stand there or not, in variants of alternatives and where these replace a call: by calling block,
+   * ascending; the callee is NONE where it is not known.
+   */
   readonly variantCaller: Uint32Array
   readonly variantCallee: Uint32Array
   /** block -> 1 when control that enters it may leave by a return or by a way that is not known. */
@@ -188,6 +191,7 @@ class Builder {
         case FLOW.system:
           mark[i]! |= CUT
           end[i]! |= END.leaks | END.unknown
+          this.#pointTo(rva[i]! + length[i]!)
           break
         default:
           mark[i]! |= CUT | STOPS
@@ -229,9 +233,11 @@ class Builder {
     }
     for (const pointer of image.codePointers) this.#pointTo(pointer)
     for (const exported of image.tables.exports) this.#pointTo(exported)
-    // Instructions that carry an address: rip-relative ones, and constants at the end of an instruction, which is where
+    // Instructions that carry an address: in a rip-relative displacement, and in a constant at the end, which is where
     // every 4-byte immediate lies; the low half of an 8-byte one is also tried. Rather too many than too few.
-    const inText = (rva: Rva): boolean => image.functions.functionAt(rva) !== NONE
+    const point = (to: Rva): void => {
+      if (to < image.imageBytes && image.functions.functionAt(to) !== NONE) this.#pointTo(to)
+    }
     const base = Number(image.base & 0xffff_ffffn)
     const high = Number(image.base >> 32n)
     for (const region of image.regions) {
@@ -241,17 +247,14 @@ class Builder {
       for (let i = this.index.from(start); i < last; i++) {
         const length = insns.length[i]!
         if (length < 5 || insns.target[i] !== NONE) continue
-        const end = insns.rva[i]! + length - start
+        const at = insns.rva[i]! - start
+        const end = at + length
         const rip = insns.ripAt[i]!
-        let to: Rva
-        if (rip !== 0) to = (insns.rva[i]! + length + view.getInt32(insns.rva[i]! - start + rip, true)) >>> 0
-        else {
-          // -1: the high half of a sign-extended address of the kernel.
-          if (bytes[end - 1]! < 0x80 || high !== 0xffff_ffff) continue
-          const wide = length >= 10 && view.getInt32(end - 4, true) === -1
-          to = (view.getUint32(wide ? end - 8 : end - 4, true) - base) >>> 0
-        }
-        if (to < image.imageBytes && inText(to)) this.#pointTo(to)
+        if (rip !== 0) point((insns.rva[i]! + length + view.getInt32(at + rip, true)) >>> 0)
+        // The last byte of the high half of a sign-extended address of the kernel, or of its low half.
+        if ((rip !== 0 && rip + 8 > length) || bytes[end - 1]! < 0x80 || high !== 0xffff_ffff) continue
+        const wide = length >= 10 && view.getInt32(end - 4, true) === -1
+        point((view.getUint32(wide ? end - 8 : end - 4, true) - base) >>> 0)
       }
     }
   }
@@ -299,6 +302,8 @@ class Builder {
       const after = alternatives.rva[k]! + alternatives.len[k]!
       for (let i = from; i < insns.count && insns.rva[i]! < after; i++) {
         this.altered.push([i, variant?.reads ?? 0])
+        // What the file calls there is one of several, like what variants call.
+        if (insns.flow[i] === FLOW.call) this.variantCalls.push([i, insns.target[i]!])
         // Another variant may go on where this one does not.
         if (insns.rva[i]! + insns.length[i]! >= after || insns.flow[i] !== FLOW.next) mark[i]! &= ~STOPS
       }

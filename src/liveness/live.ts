@@ -24,6 +24,7 @@ import { EDGE, END, ENTRY } from '../cfg/kinds.js'
 import { ALL, type RegisterSet } from '../code/registers.js'
 import { NONE } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
+import type { Claims } from './check.js'
 import { LIVE_AT_RETURN, LOST_OVER_CALL, READ_AT_ENTRY } from './convention.js'
 import { findEffects, type Effects } from './effects.js'
 import { summarize, type Summaries } from './summary.js'
@@ -139,6 +140,17 @@ export const liveInBlock = (live: KernelLiveness, b: number, ret: Uint32Array): 
   for (let i = blockFirst[b + 1]! - 1; i >= blockFirst[b]!; i--) {
     set = reads[i]! | (set & ~kills[i]!)
     ret[i] = set
+  }
+}
+
+/** The solution as claims that can be checked by themselves. */
+export const claimsOf = (live: KernelLiveness): Claims => {
+  const { graph, summaries, exit } = live
+  const all = new Uint32Array(graph.insns.count)
+  for (let b = 0; b < graph.blockCount; b++) liveInBlock(live, b, all)
+  return {
+    rva: graph.insns.rva, live: all, blockFirst: graph.blockFirst, reads: summaries.reads, defines: summaries.defines, exit,
+    returning: graph.returning,
   }
 }
 
