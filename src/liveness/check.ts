@@ -39,16 +39,18 @@ export interface Claims {
   readonly returning: Uint8Array //   block -> 0 where N
 }
 
+/** A claim that does not hold. */
+export interface Finding {
+  readonly rva: Rva
+  readonly what: string
+}
+
 export interface Verdict {
   readonly instructions: number
   /** Places that control was followed to: behind instructions at the end of a block, and calls. */
   readonly ways: number
-  /** What does not hold, one line each; the first of them. */
-  readonly findings: readonly string[]
-  readonly findingCount: number
+  readonly findings: readonly Finding[]
 }
-
-const MAX_FINDINGS = 100
 
 const gprs = (...numbers: number[]): number => numbers.reduce((set, number) => set | (1 << number), 0)
 const SAVED = gprs(3, 4, 5, 12, 13, 14, 15) //            rbx rsp rbp r12-r15: System V ABI 3.2.1
@@ -121,8 +123,8 @@ class Checker {
   readonly #tracerSites = new Set<number>()
   readonly #thunks = new Map<Rva, boolean>() //        thunk, trampoline -> whether it goes through r11
   readonly #returnThunk: Rva
-  readonly #findings: string[] = []
-  #findingCount = 0
+  readonly #findings: Finding[] = []
+  readonly #edges: number[][] = [] // block -> blocks that it was seen to go to
   #ways = 0
 
   // What was gathered behind the block at hand.
@@ -157,18 +159,13 @@ class Checker {
       this.#pointers()
       this.#findCompiled()
       for (let b = 0; b < this.#blocks; b++) this.#block(b)
-      for (let b = 0; b < this.#blocks; b++) this.#entry(b)
+      this.#entries()
     }
-    return { instructions: this.#count, ways: this.#ways, findings: this.#findings, findingCount: this.#findingCount }
+    return { instructions: this.#count, ways: this.#ways, findings: this.#findings }
   }
 
   #report(i: number, what: string): void {
-    this.#findingCount++
-    if (this.#findings.length >= MAX_FINDINGS) return
-    const rva = this.claims.rva[i]!
-    const f = this.image.functions.functionAt(rva)
-    const where = f === NONE ? hex(rva) : `${this.image.functions.nameOf(f)}+${hex(rva - this.image.functions.start[f]!)}`
-    this.#findings.push(`${where}: ${what}`)
+    this.#findings.push({ rva: this.claims.rva[i]!, what })
   }
 
   /** The instruction claimed at an rva, or NONE. */
@@ -197,8 +194,7 @@ class Checker {
     for (let i = 1; i < this.#count; i++) if (rva[i]! <= rva[i - 1]!) sound = false
     for (let b = 0; b < this.#blocks; b++) if (blockFirst[b]! >= blockFirst[b + 1]!) sound = false
     if (!sound) {
-      this.#findingCount++
-      this.#findings.push('the tables do not fit together')
+      this.#findings.push({ rva: NONE, what: 'the tables do not fit together' })
       return false
     }
     for (let b = 0; b < this.#blocks; b++) {
@@ -487,10 +483,13 @@ class Checker {
     const { live, reads, defines, exit, returning } = this.claims
     const s = this.#blockOf[i]!
     this.#comes[s]! |= how
+    ;(this.#edges[b] ??= []).push(s)
     if (this.#starts[i]! & TRACED) {
-      this.#behindLive |= ARGUMENTS | (exit[b]! & ~SCRATCH)
-      this.#behindReads |= ARGUMENTS
-      if (returning[s]) this.#behindDefines &= SCRATCH
+      this.#needs(ARGUMENTS)
+      if (returning[s]) {
+        this.#behindLive |= exit[b]! & ~SCRATCH
+        this.#behindDefines &= SCRATCH
+      }
     } else {
       this.#behindLive |= this.#starts[i]! & FUNCTION ? reads[s]! | (exit[b]! & ~defines[s]!) : live[i]!
       this.#behindReads |= reads[s]!
@@ -538,15 +537,19 @@ class Checker {
     const f = this.#blockOf[i]!
     const traced = (this.#starts[i]! & TRACED) !== 0
     this.#comes[f]! |= CALLS
-    // A call that the kernel may replace goes on in any case. One with nothing behind it never returns, but what it reads
-    // is not known.
-    if (returning[f] || this.#altered.has(last)) {
-      if (this.#next(last) === NONE) this.#needs(EVERYTHING)
-      else this.#goOn(b, last)
+    if (this.#altered.has(last)) {
+      // Something else may be called, or nothing.
+      this.#goOn(b, last)
+      this.#needs(EVERYTHING)
+      this.#comes[f]! |= POINTED
+      return
     }
+    // A call with nothing behind it never returns, but what it reads is not known.
+    if (returning[f] && this.#next(last) === NONE) this.#needs(EVERYTHING)
+    else if (returning[f]) this.#goOn(b, last)
     const wanted = RESULTS | this.#behindLive
     if (!traced && wanted & ~exit[f]!) this.#report(i, `its exit lacks ${naming(wanted & ~exit[f]!)}, called from ${hex(rva[last]!)}`)
-    const lost = this.#altered.has(last) ? 0 : traced ? SCRATCH : defines[f]!
+    const lost = traced ? SCRATCH : defines[f]!
     const read = traced ? ARGUMENTS : reads[f]!
     this.#behindLive = read | (this.#behindLive & ~lost)
     this.#behindReads = read | (this.#behindReads & ~lost)
@@ -678,15 +681,28 @@ class Checker {
   }
 
   /** Whether enough is expected where callers are not all known. */
-  #entry(b: number): void {
-    const first = this.claims.blockFirst[b]!
-    const comes = this.#comes[b]!
-    const starts = this.#starts[first]!
-    let wanted = 0
-    if (starts & TRACED) wanted = RESULTS
-    else if (comes & POINTED || comes === 0 || (starts & FUNCTION && comes === FALLS)) wanted = EVERYTHING
-    const lacks = wanted & ~this.claims.exit[b]!
-    if (lacks) this.#report(first, `its exit lacks ${naming(lacks)}`)
+  #entries(): void {
+    const { blockFirst, exit } = this.claims
+    // What is called, and what that leads to; the callers of all else are not known.
+    const reached = new Uint8Array(this.#blocks)
+    const stack: number[] = []
+    const reach = (b: number): void => {
+      if (reached[b]) return
+      reached[b] = 1
+      stack.push(b)
+    }
+    const alone = (b: number): boolean => this.#comes[b] === 0 || ((this.#starts[blockFirst[b]!]! & FUNCTION) !== 0 && this.#comes[b] === FALLS)
+    for (let b = 0; b < this.#blocks; b++) {
+      if (this.#comes[b]! & (CALLS | POINTED) || this.#starts[blockFirst[b]!]! & TRACED || alone(b)) reach(b)
+    }
+    while (stack.length > 0) this.#edges[stack.pop()!]?.forEach(reach)
+    for (let b = 0; b < this.#blocks; b++) {
+      const first = blockFirst[b]!
+      const wanted = this.#starts[first]! & TRACED ? RESULTS
+        : !reached[b] || this.#comes[b]! & POINTED || alone(b) ? EVERYTHING : 0
+      const lacks = wanted & ~exit[b]!
+      if (lacks) this.#report(first, `its exit lacks ${naming(lacks)}`)
+    }
   }
 }
 

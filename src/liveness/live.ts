@@ -9,8 +9,9 @@
 //   exit(s) = union over edges b -> s of exit(b), and of start(s)
 //   start(s) = LIVE_AT_RETURN where a traced function starts (then nothing else is added)
 //            = everything where callers are not all known: where data, an export or an instruction has the address of s,
-//              where a function starts that nothing jumps to or calls, and where nothing at all leads to
-//            = LIVE_AT_RETURN and in of what stands behind each call of s, where s is called
+//              where a function starts that nothing jumps to or calls, and where nothing at all leads to, or only what
+//              nothing leads to
+//            = LIVE_AT_RETURN and out(b) of each block b that calls s, where s is called
 // with R and M of summary.ts, or of convention.ts for traced functions, and the rest of effects.ts.
 //
 // Assumptions, beside those of convention.ts and the graph's: a call returns behind itself or not at all, and a return
@@ -20,7 +21,7 @@
 
 import type { FunctionGraph } from '../cfg/function.js'
 import type { KernelGraph } from '../cfg/graph.js'
-import { EDGE, END, ENTRY } from '../cfg/kinds.js'
+import { END, ENTRY } from '../cfg/kinds.js'
 import { ALL, type RegisterSet } from '../code/registers.js'
 import { NONE } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
@@ -42,7 +43,7 @@ export interface KernelLiveness {
 /** What is live along an edge. */
 const alongEdge = (live: Omit<KernelLiveness, 'liveIn'> & { liveIn: Uint32Array }, from: number, to: number): RegisterSet => {
   const { graph, effects, summaries, exit, liveIn } = live
-  if (effects.traced[to]) return READ_AT_ENTRY | (exit[from]! & ~LOST_OVER_CALL)
+  if (effects.traced[to]) return READ_AT_ENTRY | (graph.returning[to] ? exit[from]! & ~LOST_OVER_CALL : 0)
   if (graph.entry[to]! & ENTRY.function) return summaries.reads[to]! | (exit[from]! & ~summaries.defines[to]!)
   return liveIn[to]!
 }
@@ -82,7 +83,7 @@ export type Scope = 'kernel' | 'function'
 
 /** Solves the whole graph. */
 export const solveLiveness = (graph: KernelGraph, scope: Scope = 'kernel'): KernelLiveness => {
-  const { blockCount, succStart, succ, succKind, predStart, pred } = graph
+  const { blockCount, succStart, succ, predStart, pred } = graph
   const effects = findEffects(graph)
   const summaries = scope === 'kernel' ? summarize(graph, effects)
     : { reads: new Uint32Array(blockCount).fill(ALL), defines: new Uint32Array(blockCount) }
@@ -107,27 +108,26 @@ export const solveLiveness = (graph: KernelGraph, scope: Scope = 'kernel'): Kern
     forward.push(b)
     backward.push(b)
   }
-  const isCallReturn = (b: number, s: number): boolean => {
-    for (let e = succStart[b]!; e < succStart[b + 1]!; e++) if (succ[e] === s && succKind[e] === EDGE.next) return true
-    return false
-  }
-  for (;;) {
+  const goForward = (): void => {
     while (!forward.empty) {
       const b = forward.pop()
       for (let e = succStart[b]!; e < succStart[b + 1]!; e++) expect(succ[e]!, exit[b]!)
       if (exits[b]) backward.push(b)
     }
+  }
+  goForward()
+  // What is left is a loop that nothing enters: whoever does is not known.
+  for (let b = 0; b < blockCount; b++) if (exit[b] === 0) expect(b, ALL)
+  for (;;) {
+    goForward()
     if (backward.empty) break
     while (!backward.empty) {
       const b = backward.pop()
+      if (callee[b] !== NONE) expect(callee[b]!, liveBehind(live, b))
       const set = use[b]! | (liveAtTransfer(live, b) & ~def[b]!)
       if (set === liveIn[b]) continue
       liveIn[b] = set
-      for (let e = predStart[b]!; e < predStart[b + 1]!; e++) {
-        const from = pred[e]!
-        backward.push(from)
-        if (callee[from] !== NONE && isCallReturn(from, b)) expect(callee[from]!, set)
-      }
+      for (let e = predStart[b]!; e < predStart[b + 1]!; e++) backward.push(pred[e]!)
     }
   }
   return live
