@@ -9,7 +9,7 @@ import { readDump } from './dump/dump.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
 import { analyzeImage, functionsNamed, openGround, planBundle, type PlanResult, type Program } from './pipeline.js'
-import { analysisJson, analysisText } from './report/analysis.js'
+import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
@@ -131,6 +131,8 @@ const report = (dump: string, options: ReportOptions): void => {
   deliver(withNewline(chosen()), options.output)
 }
 
+const kallsymsOf = ({ kallsyms }: { kallsyms?: string }): { kallsyms?: string } => (kallsyms === undefined ? {} : { kallsyms })
+
 const collect = (value: string, list: string[]): string[] => [...list, value]
 
 const program = new Command('kerninst')
@@ -158,13 +160,16 @@ program
   .argument('<image>')
   .option('--json', 'as one line of JSON')
   .option('--kallsyms <file>', 'System.map or a copy of the target\'s /proc/kallsyms, to take names from or check them against')
-  .action((path: string, options: { json?: boolean; kallsyms?: string }) => {
-    const result = analyzeImage(path, options.kallsyms === undefined ? {} : { kallsyms: options.kallsyms }, showStage)
+  .option('--check', 'check the live registers found, with code that shares nothing with what found them')
+  .action((path: string, options: { json?: boolean; kallsyms?: string; check?: boolean }) => {
+    const result = analyzeImage(path, { ...kallsymsOf(options), check: options.check === true }, showStage)
     clearStage()
-    const { image, analysis, seconds } = result
     const peakRssMb = Math.round(process.resourceUsage().maxRSS / 1024)
-    process.stdout.write(options.json ? analysisJson(image, analysis, seconds, peakRssMb) + '\n'
-      : analysisText(image, analysis, seconds, peakRssMb))
+    process.stdout.write(options.json ? analysisJson(result, peakRssMb) + '\n' : analysisText(result, peakRssMb))
+    const [first] = result.verdict?.findings ?? []
+    if (first !== undefined) {
+      throw new KerninstError(EXIT.found, `${path}: live registers are wrong, a bug in kerninst, please report it: ${describeFinding(result.image, first)}`)
+    }
   })
 
 program
@@ -173,11 +178,13 @@ program
   .argument('<image>')
   .argument('[function...]', 'all where none is given')
   .option('--format <format>', 'text, json (one line a function) or dot', 'text')
-  .action(async (path: string, names: string[], options: { format: string }) => {
+  .option('--kallsyms <file>', 'System.map or a copy of the target\'s /proc/kallsyms, to take names from or check them against')
+  .action(async (path: string, names: string[], options: { format: string; kallsyms?: string }) => {
     if (!['text', 'json', 'dot'].includes(options.format)) {
       throw new KerninstError(EXIT.usage, `no format '${printable(options.format)}': there are text, json, dot`)
     }
-    const ground = await openGround(path)
+    const ground = await openGround(path, kallsymsOf(options), showStage)
+    clearStage()
     for (const index of functionsNamed(ground.image, names)) {
       const { graph, liveness } = prepareFunction(ground, index)
       process.stdout.write(options.format === 'json' ? graphJson(ground.image, graph, liveness) + '\n'
@@ -190,8 +197,10 @@ program
   .description('one function, with live registers and how each instruction could be spliced')
   .argument('<image>')
   .argument('<function>')
-  .action(async (path: string, name: string) => {
-    const ground = await openGround(path)
+  .option('--kallsyms <file>', 'System.map or a copy of the target\'s /proc/kallsyms, to take names from or check them against')
+  .action(async (path: string, name: string, options: { kallsyms?: string }) => {
+    const ground = await openGround(path, kallsymsOf(options), showStage)
+    clearStage()
     for (const index of functionsNamed(ground.image, [name])) {
       process.stdout.write(disassembly(ground, prepareFunction(ground, index)))
     }

@@ -6,7 +6,8 @@ import { writeBundle } from './bundle/bundle.js'
 import { buildGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
 import { loadImage, type Image, type ImageOptions } from './image/image.js'
-import { solveLiveness } from './liveness/live.js'
+import { checkClaims, type Verdict } from './liveness/check.js'
+import { claimsOf, solveLiveness } from './liveness/live.js'
 import { parseProgram, type Probe } from './probe/program.js'
 import { resolvePoints, type Point } from './probe/points.js'
 import { checkPlan } from './splice/check.js'
@@ -68,55 +69,66 @@ export const identify = (image: Image): TargetIdentity => {
   }
 }
 
+/** Runs stages one after the other, each announced and its seconds kept. */
+const stopwatch = (progress: (stage: string) => void): { seconds: Record<string, number>; stage: <T>(name: string, run: () => T) => T } => {
+  const seconds: Record<string, number> = {}
+  return {
+    seconds,
+    stage: (name, run) => {
+      progress(name)
+      const start = process.hrtime.bigint()
+      const result = run()
+      seconds[name] = Number(process.hrtime.bigint() - start) / 1e9
+      return result
+    },
+  }
+}
+
 /** Plans a bundle. */
 export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
-  const seconds: Record<string, number> = {}
-  const stage = async <T>(name: string, run: () => T | Promise<T>): Promise<T> => {
-    request.progress(name)
-    const start = process.hrtime.bigint()
-    const result = await run()
-    seconds[name] = Number(process.hrtime.bigint() - start) / 1e9
-    return result
-  }
+  const { seconds, stage } = stopwatch(request.progress)
   const programs = request.programs.map(({ text, source }) => ({ source, probes: parseProgram(text, source) }))
-  const image = await stage('image', () =>
+  const image = stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
-  const points = await stage('points', () => resolveAll(image, programs))
-  const graph = await stage('control flow', () => buildGraph(image))
-  const live = await stage('liveness', () => solveLiveness(graph))
+  const points = stage('points', () => resolveAll(image, programs))
+  const graph = stage('control flow', () => buildGraph(image))
+  const live = stage('liveness', () => solveLiveness(graph))
   const second = await SecondDecoder.load()
-  const plan = await stage('plan', () => makePlan(live, second, points))
-  await stage('check', () => checkPlan(image, plan.tables, plan.live, plan.reserved, second))
+  const plan = stage('plan', () => makePlan(live, second, points))
+  stage('check', () => checkPlan(image, plan.tables, plan.live, plan.reserved, second))
   const manifest = describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version })
   if (plan.served.length === 0) return { bundle: undefined, plan, manifest, image, seconds }
   const { key, cert } = request
-  const bundle = await stage('bundle', () =>
+  const bundle = stage('bundle', () =>
     writeBundle({ manifest, target: identify(image), tables: plan.tables, ...(key && cert ? { key, cert } : {}) }))
   return { bundle, plan, manifest, image, seconds }
 }
 
+export interface AnalyzeOptions extends ImageOptions {
+  /** Checks the liveness found, with a checker that shares no code with what found it. */
+  readonly check?: boolean
+}
+
 /** Analyzes a whole image. */
 export const analyzeImage = (
-  path: string, options: ImageOptions, progress: (stage: string) => void,
-): { image: Image; analysis: Analysis; seconds: Record<string, number> } => {
-  const seconds: Record<string, number> = {}
-  const stage = <T>(name: string, run: () => T): T => {
-    progress(name)
-    const start = process.hrtime.bigint()
-    const result = run()
-    seconds[name] = Number(process.hrtime.bigint() - start) / 1e9
-    return result
-  }
+  path: string, options: AnalyzeOptions, progress: (stage: string) => void,
+): { image: Image; analysis: Analysis; verdict: Verdict | undefined; seconds: Record<string, number> } => {
+  const { seconds, stage } = stopwatch(progress)
   const image = stage('image', () => loadImage(path, options))
   const graph = stage('control flow', () => buildGraph(image))
   const live = stage('liveness', () => solveLiveness(graph))
-  return { image, analysis: stage('figures', () => analyze(live)), seconds }
+  const analysis = stage('figures', () => analyze(live))
+  const verdict = options.check ? stage('check', () => checkClaims(image, claimsOf(live))) : undefined
+  return { image, analysis, verdict, seconds }
 }
 
 /** Everything that looking at single functions needs. */
-export const openGround = async (path: string): Promise<Ground> => {
-  const image = loadImage(path)
-  return { image, live: solveLiveness(buildGraph(image)), reserved: findReserved(image), second: await SecondDecoder.load() }
+export const openGround = async (path: string, options: ImageOptions, progress: (stage: string) => void): Promise<Ground> => {
+  const { stage } = stopwatch(progress)
+  const image = stage('image', () => loadImage(path, options))
+  const graph = stage('control flow', () => buildGraph(image))
+  const live = stage('liveness', () => solveLiveness(graph))
+  return { image, live, reserved: findReserved(image), second: await SecondDecoder.load() }
 }
 
 /**

@@ -158,7 +158,9 @@ export const cutFunction = (graph: KernelGraph, index: number): FunctionGraph =>
         switch (succKind[e]) {
           case EDGE.next:
             // A call at the very end does not return, and a trap there is a BUG.
-            if (flow !== FLOW.call && flow !== FLOW.indirectCall && flow !== FLOW.trap) bits |= END.unknown | END.leaks
+            if (flow === FLOW.call || flow === FLOW.indirectCall || flow === FLOW.trap) break
+            // Assembly runs from one label into the next.
+            bits |= flow === FLOW.next && graph.entry[all[e]!]! & ENTRY.function ? END.tail : END.unknown | END.leaks
             break
           case EDGE.jump:
             bits |= END.tail | (flow === FLOW.branch ? END.tailTaken : 0)
@@ -204,7 +206,8 @@ const whyIncomplete = (graph: KernelGraph, fn: Omit<FunctionGraph, 'incomplete'>
   for (let b = 0; b < fn.blockCount && why === ''; b++) {
     if (!live[b]) continue
     why = REASONS[graph.problem[fn.block[b]!]!]!
-    if (why === '' && fn.blockEnd[b]! & END.unknown && fn.insns.flow[fn.blockFirst[b + 1]! - 1] !== FLOW.system) why = 'falls-through'
+    const flow = fn.insns.flow[fn.blockFirst[b + 1]! - 1]
+    if (why === '' && fn.blockEnd[b]! & END.unknown && flow !== FLOW.system && flow !== FLOW.trap) why = 'falls-through'
   }
   return why
 }

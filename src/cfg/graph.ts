@@ -417,7 +417,7 @@ class Builder {
         } else if (call[b] === CALL.none) {
           // A call at the very end does not return; whatever else runs off goes to places unknown.
           end[b]! |= END.unknown | END.leaks
-          problem[b] = PROBLEM.fallsThrough
+          if (flow[last] !== FLOW.system && flow[last] !== FLOW.trap) problem[b] = PROBLEM.fallsThrough
         }
       }
       if ((flow[last] === FLOW.jump || flow[last] === FLOW.branch) && !(end[b]! & (END.return | END.tailIndirect)) &&

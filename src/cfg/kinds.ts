@@ -6,7 +6,10 @@ export const END = {
   leaks: 1,
   /** Leaves by a return. */
   return: 2,
-  /** Leaves by a jump out of the function: a tail call. Seen only where a function is cut out, but for indirect ones. */
+  /**
+   * Leaves by a jump out of the function, a tail call, or by running into the next one. Seen only where a function is cut
+   * out, but for indirect ones.
+   */
   tail: 4,
   /** The return or tail call is conditional: the taken edge leaves. */
   tailTaken: 8,

@@ -83,7 +83,6 @@ const POINTED = 8
 
 /** What the kernel may put in place of some code: one row an alternative. */
 interface Variant {
-  readonly from: number // insn
   readonly reads: number
   readonly jumps: readonly Rva[]
   readonly calls: readonly Rva[]
@@ -347,29 +346,30 @@ class Checker {
   #readVariants(): void {
     const { image } = this
     const { alternatives, paravirt } = image.tables
-    const alter = (rva: Rva, length: number): void => {
+    const alter = (rva: Rva, length: number, reads: number): void => {
       for (let i = this.#from(rva); i < this.#count && this.claims.rva[i]! < rva + length; i++) {
         this.#altered.add(i)
+        this.#reads[i]! |= reads
         this.#kills[i] = 0
       }
     }
     alternatives.rva.forEach((rva, k) => {
       const from = this.#at(rva)
       if (from === NONE) return
-      alter(rva, alternatives.len[k]!)
-      if (alternatives.replLen[k] === 0) return
-      const variant = this.#readVariant(from, alternatives.replRva[k]!, alternatives.replLen[k]!)
+      const variant = this.#readVariant(alternatives.replRva[k]!, alternatives.replLen[k]!)
+      alter(rva, alternatives.len[k]!, variant.reads)
       this.#variants.set(from, [...(this.#variants.get(from) ?? []), variant])
     })
     paravirt.rva.forEach((rva, k) => {
-      alter(rva, paravirt.len[k]!)
+      alter(rva, paravirt.len[k]!, 0)
       const i = this.#at(rva)
       if (i !== NONE) this.#pointerCalls.add(i)
     })
   }
 
-  #readVariant(from: number, start: Rva, length: number): Variant {
+  #readVariant(start: Rva, length: number): Variant {
     const { image } = this
+    if (length === 0) return { reads: 0, jumps: [], calls: [], callsPointer: false, leaves: false }
     const bug = image.symbols.rvaOf('BUG_func')
     const decoder = new Decoder(64, bytesAt(image, start, length), DecoderOptions.None)
     decoder.ip = image.base + BigInt(start)
@@ -396,7 +396,7 @@ class Checker {
     }
     decoder.free()
     insn.free()
-    return { from, reads, jumps, calls, callsPointer, leaves }
+    return { reads, jumps, calls, callsPointer, leaves }
   }
 
   #pointers(): void {
@@ -630,7 +630,6 @@ class Checker {
   }
 
   #variant(b: number, last: number, variant: Variant): void {
-    this.#needs(variant.reads)
     for (const to of variant.jumps) this.#goTo(b, to, JUMPS)
     for (const to of variant.calls) {
       this.#needs(EVERYTHING)
@@ -662,10 +661,6 @@ class Checker {
     for (let i = last; i >= first; i--) {
       if (i < last) {
         if (rva[i]! + this.#length[i]! !== rva[i + 1] || this.#ends(i)) this.#report(i, 'its block goes on behind it')
-        for (const variant of this.#variants.get(i) ?? []) {
-          set |= variant.reads
-          read |= variant.reads
-        }
       }
       const own = this.#reads[i]!
       const kills = this.#kills[i]!

@@ -8,7 +8,9 @@ import { CALL, END, ENTRY, PROBLEM } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
 import { FLAGS, GPRS, RSP, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
+import { NONE, hex } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
+import type { Finding, Verdict } from '../liveness/check.js'
 import { liveInBlock, type KernelLiveness } from '../liveness/live.js'
 
 /** At how many of some places something is dead. */
@@ -128,8 +130,22 @@ export const analyze = (live: KernelLiveness): Analysis => {
 const shares = ({ places, ...counts }: Free): Record<string, number> =>
   Object.fromEntries(Object.entries(counts).map(([name, count]) => [name, Number((count / Math.max(1, places)).toFixed(4))]))
 
+/** An analysis and what goes with it. */
+export interface Analyzed {
+  readonly image: Image
+  readonly analysis: Analysis
+  readonly verdict: Verdict | undefined // where it was checked
+  readonly seconds: Record<string, number>
+}
+
+/** Where and what, of a claim that does not hold. */
+export const describeFinding = ({ functions }: Image, { rva, what }: Finding): string => {
+  const f = functions.functionAt(rva)
+  return `${f === NONE ? hex(rva) : `${functions.nameOf(f)}+${hex(rva - functions.start[f]!)}`}: ${what}`
+}
+
 /** The figures with what they are of: kerninst.analyze/1, `free` as shares of all instructions. */
-export const analysisJson = (image: Image, analysis: Analysis, seconds: Record<string, number>, peakRssMb: number): string => {
+export const analysisJson = ({ image, analysis, verdict, seconds }: Analyzed, peakRssMb: number): string => {
   const { free, freeAt, ...counts } = analysis
   return JSON.stringify({
     schema: 'kerninst.analyze/1',
@@ -139,13 +155,14 @@ export const analysisJson = (image: Image, analysis: Analysis, seconds: Record<s
     ...counts,
     free: shares(free),
     freeAt: { blockStarts: shares(freeAt.blockStarts), entries: shares(freeAt.entries), returns: shares(freeAt.returns) },
+    ...(verdict && { checked: { instructions: verdict.instructions, ways: verdict.ways, findings: verdict.findings.length } }),
     seconds,
     peakRssMb,
   })
 }
 
 /** The same for people. */
-export const analysisText = (image: Image, analysis: Analysis, seconds: Record<string, number>, peakRssMb: number): string => {
+export const analysisText = ({ image, analysis, verdict, seconds }: Analyzed, peakRssMb: number): string => {
   const percent = (count: number, of: number): string => `${((100 * count) / Math.max(1, of)).toFixed(2)} %`
   const grouped = (count: number): string => count.toString().replace(/\B(?=(\d{3})+$)/g, ',')
   const list = (counts: Record<string, number>): string =>
@@ -165,6 +182,8 @@ export const analysisText = (image: Image, analysis: Analysis, seconds: Record<s
     row('block starts', analysis.freeAt.blockStarts),
     row('entries', analysis.freeAt.entries),
     row('returns', analysis.freeAt.returns),
+    ...(verdict === undefined ? [] : [`checked       ${grouped(verdict.instructions)} instructions, ${grouped(verdict.ways)} ways between them: ` +
+      (verdict.findings.length === 0 ? 'live registers hold' : `${grouped(verdict.findings.length)} claims do not hold`)]),
     `cost          ${Object.entries(seconds).map(([stage, s]) => `${stage} ${s.toFixed(2)} s`).join(', ')}; peak ${peakRssMb} MB`,
   ].join('\n') + '\n'
 }
