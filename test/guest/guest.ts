@@ -191,7 +191,7 @@ export async function runGuest(job: GuestJob): Promise<GuestResult> {
     const printed = readFileSync(join(folder, 'console'), 'latin1')
     const last = lines.findLast(line => line !== '')
     if (failure || last === undefined || !last.startsWith(EXIT_MARK)) {
-      const end = (text: string): string => text.trimEnd().split('\n').slice(-40).join('\n')
+      const end = (text: string): string => text.trimEnd().split('\n').slice(-140).join('\n')
       throw new Error(`the guest ${failure || `died (QEMU's status ${status})`}\n${said}` +
         `--- output\n${end(lines.join('\n') + partial)}\n--- console\n${end(printed)}`)
     }
