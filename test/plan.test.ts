@@ -1,5 +1,5 @@
-// The planner from decoding to the checked plan. Judges: objdump (instruction boundaries), real execution (counting
-// code), a brute-force walker (equivalent blocks), and the plan checker, which is itself tested by breaking plans.
+// The planner from the program to the checked plan. Judges: real execution (counting code), a brute-force walker
+// (equivalent blocks), and the plan checker, which is itself tested by breaking plans.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
@@ -11,10 +11,8 @@ import { cutFunction, type FunctionGraph } from '../src/cfg/function.js'
 import { buildGraph } from '../src/cfg/graph.js'
 import { END } from '../src/cfg/kinds.js'
 import { decodeRanges, FLOW } from '../src/code/instructions.js'
-import { FACT_WORDS, FLOW_MASK, FLOW_SHIFT, IcedFacts } from '../src/code/facts.js'
-import { ALL, namesOf, RCX, RDX, RSI } from '../src/code/registers.js'
+import { ALL, RCX, RDX, RSI } from '../src/code/registers.js'
 import { SecondDecoder } from '../src/code/second.js'
-import { DecodeTable } from '../src/code/table.js'
 import { KerninstError } from '../src/error.js'
 import { loadImage, type Image } from '../src/image/image.js'
 import { NONE } from '../src/image/rva.js'
@@ -108,81 +106,6 @@ t.test('programs', (t) => {
     } catch (error) {
       if (!(error instanceof KerninstError)) t.fail(`${JSON.stringify(text)}: ${String(error)}`)
     }
-  }
-  t.end()
-})
-
-// One instruction a line: hex bytes, then what is read, killed and only perhaps written.
-t.test('effects of instructions', (t) => {
-  const lines = `
-    89c8            reads rcx           kills rax
-    88c8            reads rcx           writes rax
-    4801d8          reads rax rbx       kills cf pf af zf sf of   writes rax
-    31c0            reads               kills rax cf pf af zf sf of
-    d3e0            reads rax rcx       writes cf pf af zf sf of  rax
-    c1e005          reads rax           kills cf pf af zf sf of
-    c1e020          reads rax           writes cf pf af zf sf of  rax
-    0f44c1          reads rax rcx zf    writes rax
-    ffc0            reads rax           kills pf af zf sf of
-    9c              reads rsp cf pf af zf sf of
-    9f              reads cf pf af zf sf writes rax
-    50              reads rax rsp
-    f348ab          reads rax rcx rdi
-    f3a6            reads rcx rsi rdi   writes cf pf af zf sf of
-    0f01c1          reads all
-    0f0f            reads all
-    0fc7f0          kills rax  cf pf af zf sf of
-    e9fbffffff      reads
-    0fbcc1          reads rcx           writes rax
-    0fa2            reads rax rcx       kills rbx rdx
-    0f30            reads rax rcx rdx
-    0f32            reads rcx           kills rax rdx`
-  const everything = namesOf(ALL)
-  for (const line of lines.trim().split('\n')) {
-    const [hex, ...words] = line.trim().split(/\s+/)
-    const want: Record<string, Set<string>> = { reads: new Set(), kills: new Set(), writes: new Set() }
-    let list = ''
-    for (const word of words) {
-      if (word in want) list = word
-      else for (const name of word === 'all' ? everything : [word]) want[list]!.add(name)
-    }
-    const insns = decodeRanges([{ start: 0x1000, bytes: Uint8Array.from(Buffer.from(hex!, 'hex')) }])
-    const reads = namesOf(insns.reads[0]!)
-    const kills = namesOf(insns.kills[0]!)
-    t.ok([...want['reads']!].every((r) => reads.includes(r)), `${hex} reads ${reads.join(' ')}`)
-    t.ok([...want['kills']!].every((r) => kills.includes(r)), `${hex} kills ${kills.join(' ')}`)
-    for (const name of want['writes']!) t.notOk(kills.includes(name), `${hex} does not certainly overwrite ${name}`)
-    if (want['reads']!.size === 0) t.same(reads.filter((r) => r !== 'rsp'), [], `${hex} reads nothing`)
-  }
-  t.end()
-})
-
-/** Walks bytes with the table and asks iced about each instruction too. Returns how many differ, of how many. */
-const compareTable = (table: DecodeTable, bytes: Uint8Array): { compared: number; different: string[] } => {
-  const iced = new IcedFacts()
-  const facts = new Int32Array(FACT_WORDS)
-  const different: string[] = []
-  let compared = 0
-  for (let at = 0; at < bytes.length; compared++) {
-    const row = table.decode(bytes, at, bytes.length)
-    const valid = iced.read(bytes, at, bytes.length, table.opcodeAt, facts, 0)
-    const saidInvalid = ((table.facts[row + 2]! >>> FLOW_SHIFT) & FLOW_MASK) === FLOW.invalid
-    const same = valid ? facts.every((word, i) => word === table.facts[row + i]) : saidInvalid
-    if (!same) different.push(Buffer.from(bytes.subarray(at, at + 15)).toString('hex'))
-    at += table.length
-  }
-  return { compared, different }
-}
-
-t.test('the decoding table says what iced says, of random bytes', (t) => {
-  const table = new DecodeTable()
-  for (let round = 0; round < 40; round++) {
-    const bytes = Uint8Array.from({ length: 20_000 }, () => random(256))
-    t.same(compareTable(table, bytes).different, [])
-  }
-  // Once wrong: shifts by nothing, of memory that is rip-relative or absolute.
-  for (const hex of ['48c12dd3fa250020', 'c00200', '48c12c25d3fa250020', 'd12dd3fa2500', 'c1f840']) {
-    t.same(compareTable(new DecodeTable(), Uint8Array.from(Buffer.from(hex, 'hex'))), { compared: 1, different: [] }, hex)
   }
   t.end()
 })
@@ -340,37 +263,6 @@ for (const kernel of KERNELS) {
       'return:do_sys_openat2,entry:handle_mm_fault,return:handle_mm_fault,insn:vfs_write+0x20,return:vfs_write { @ = count() }'
     const planOf = (text: string): Plan => makePlan(live, second, resolvePoints(image, parseProgram(text, 't'), 't'))
     const plan = planOf(program)
-
-    t.test('the decoding table says what iced says, of all code', (t) => {
-      const table = new DecodeTable()
-      let compared = 0
-      for (const region of image.regions) {
-        const result = compareTable(table, region.bytes)
-        compared += result.compared
-        t.same(result.different.slice(0, 5), [], region.name)
-      }
-      t.ok(compared > 2_500_000, `${compared} instructions`)
-      t.end()
-    })
-
-    t.test('instruction boundaries are objdump\'s', (t) => {
-      let compared = 0
-      for (const f of sample(image, 60)) {
-        const start = image.functions.start[f]!
-        const end = image.functions.end[f]!
-        const insns = decodeRanges([{ start, bytes: image.text.slice(start - image.textStart, end - image.textStart) }])
-        const address = (rva: number): string => '0x' + (image.base + BigInt(rva)).toString(16)
-        const text = execFileSync('objdump',
-          ['-d', '--no-show-raw-insn', '-w', `--start-address=${address(start)}`, `--stop-address=${address(end)}`, kernel.path],
-          { encoding: 'utf8', maxBuffer: 1 << 28 })
-        const theirs = [...text.matchAll(/^([0-9a-f]{16}):/gm)].map((m) => Number(BigInt('0x' + m[1]!) - image.base))
-        const ours = [...insns.rva]
-        compared += ours.length
-        t.same(ours, theirs, image.functions.nameOf(f))
-      }
-      t.ok(compared > 500, `${compared} instructions`)
-      t.end()
-    })
 
     t.test('graphs are well formed', (t) => {
       let complete = 0

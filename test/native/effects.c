@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Holds what is claimed of single instructions against the processor. A claim
+ * is three sets: what the instruction may read, what it certainly overwrites
+ * (kills), what it may write. It is wrong when
+ *
+ *	something outside `writes` has changed,
+ *	something outside `reads` is changed beforehand, and the outcome differs
+ *	elsewhere, or
+ *	something in `kills` but not in `reads` is changed beforehand, and one
+ *	sees it afterwards.
+ *
+ * A case on standard input is struct claim, then `length` bytes of code: one
+ * instruction that goes on to the next. Bit i (0..15) of a set is the general
+ * register i, bit 16.. the flags CF PF AF ZF SF OF. Registers in `base` are
+ * given addresses in a buffer of random bytes, whose place the first argument
+ * asks for ("where" prints it); those in `index` small multiples of 16. Flags
+ * in `undefined` are not looked at afterwards, nor what differs between two
+ * runs from the same state (rdtsc, rdrand).
+ *
+ * Prints "CASE WORD" for each case that is not as claimed or could not be run,
+ * WORD being reads, kills, writes or faults; then "N ran, M runs".
+ */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define BUFFER		0x20000000ul	/* an address that fits every form of operand */
+#define BUFFER_BYTES	4096
+#define SLACK		16384		/* for what saves a processor's whole state */
+#define CODE		0x20100000ul
+#define RETURN_SLOT	(CODE + 4096 - 8)
+#define ROUNDS		6
+#define ATTEMPTS	60	/* division rarely succeeds */
+#define MAX_LENGTH	15
+#define NAMES		22
+#define RSP		4
+
+struct claim {
+	uint32_t reads, kills, writes, undefined, base, index, length;
+};
+
+struct state {
+	uint64_t gpr[16];
+	uint64_t flags;
+};
+
+struct state in, out;
+void *code_pointer = (void *)CODE;
+uint64_t saved_rsp;
+uint8_t clean[512] __attribute__((aligned(16)));
+
+/* Flags that may be set at will: CF PF AF ZF SF OF. */
+#define ARITHMETIC 0x8d5ull
+
+/* The stack is the instruction's until its outcome has been saved. */
+void run(void);
+void after(void);
+asm(".globl run, after\n"
+    "run:\n"
+    "	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
+    "	mov %rsp, saved_rsp(%rip)\n"
+    "	fxrstor clean(%rip)\n"
+    "	pushq in+128(%rip); popfq\n"
+    "	mov in+0(%rip), %rax; mov in+8(%rip), %rcx; mov in+16(%rip), %rdx; mov in+24(%rip), %rbx\n"
+    "	mov in+32(%rip), %rsp\n"
+    "	mov in+40(%rip), %rbp; mov in+48(%rip), %rsi; mov in+56(%rip), %rdi\n"
+    "	mov in+64(%rip), %r8; mov in+72(%rip), %r9; mov in+80(%rip), %r10; mov in+88(%rip), %r11\n"
+    "	mov in+96(%rip), %r12; mov in+104(%rip), %r13; mov in+112(%rip), %r14; mov in+120(%rip), %r15\n"
+    "	jmp *code_pointer(%rip)\n"
+    "after:\n"
+    "	mov %rax, out+0(%rip); mov %rcx, out+8(%rip); mov %rdx, out+16(%rip); mov %rbx, out+24(%rip)\n"
+    "	mov %rsp, out+32(%rip)\n"
+    "	mov %rbp, out+40(%rip); mov %rsi, out+48(%rip); mov %rdi, out+56(%rip)\n"
+    "	mov %r8, out+64(%rip); mov %r9, out+72(%rip); mov %r10, out+80(%rip); mov %r11, out+88(%rip)\n"
+    "	mov %r12, out+96(%rip); mov %r13, out+104(%rip); mov %r14, out+112(%rip); mov %r15, out+120(%rip)\n"
+    "	mov saved_rsp(%rip), %rsp\n"
+    "	pushfq; popq out+128(%rip)\n"
+    "	cld\n"
+    "	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+    "	ret\n");
+
+static const int flag_bit[6] = { 0, 2, 4, 6, 7, 11 };
+static uint8_t *const buffer = (uint8_t *)BUFFER;
+static uint8_t original[BUFFER_BYTES];
+static sigjmp_buf fault;
+static uint64_t seed;
+static long runs;
+
+static uint64_t random64(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed;
+}
+
+static void caught(int number)
+{
+	(void)number;
+	siglongjmp(fault, 1);
+}
+
+/* What a run leaves behind: 16 registers, 6 flags, the memory. */
+struct outcome {
+	uint64_t value[NAMES];
+	uint8_t memory[BUFFER_BYTES];
+};
+
+/* 0 when the instruction faults. */
+static int once(struct outcome *o)
+{
+	memcpy(buffer, original, BUFFER_BYTES);
+	if (sigsetjmp(fault, 0))
+		return 0;
+	runs++;
+	run();
+	memcpy(o->value, out.gpr, sizeof(out.gpr));
+	for (int i = 0; i < 6; i++)
+		o->value[16 + i] = out.flags >> flag_bit[i] & 1;
+	memcpy(o->memory, buffer, BUFFER_BYTES);
+	return 1;
+}
+
+static uint64_t value_before(int name)
+{
+	return name < 16 ? in.gpr[name] : in.flags >> flag_bit[name - 16] & 1;
+}
+
+static uint64_t fresh(const struct claim *c, int name)
+{
+	if (c->base >> name & 1)
+		return BUFFER + 1024 + (random64() & 0x3c0);
+	if (c->index >> name & 1)
+		return (random64() & 7) * 16;
+	/* Small numbers make division and the ends of ranges likely. */
+	return random64() & 3 ? random64() : random64() & 0xff;
+}
+
+/* Makes something else of a register or flag. */
+static void change(const struct claim *c, int name)
+{
+	if (name >= 16) {
+		in.flags ^= 1ull << flag_bit[name - 16];
+	} else {
+		uint64_t old = in.gpr[name];
+
+		while (in.gpr[name] == old)
+			in.gpr[name] = fresh(c, name);
+	}
+}
+
+/* NULL when all is as claimed. */
+static const char *judge(const struct claim *c, int *ran)
+{
+	static struct outcome first, again, other;
+
+	for (int attempt = 0, round = 0; attempt < ATTEMPTS && round < ROUNDS; attempt++) {
+		uint32_t unsteady = c->undefined;
+		int memory_unsteady;
+		struct state start;
+
+		for (int i = 0; i < 16; i++)
+			in.gpr[i] = fresh(c, i);
+		in.flags = 0x202 | (random64() & ARITHMETIC);
+		for (int i = 0; i < BUFFER_BYTES; i += 8) {
+			uint64_t word = random64();
+
+			memcpy(original + i, &word, 8);
+		}
+		if (!once(&first) || !once(&again))
+			continue;
+		*ran = 1;
+		round++;
+		memory_unsteady = memcmp(first.memory, again.memory, BUFFER_BYTES);
+		for (int i = 0; i < NAMES; i++) {
+			if (first.value[i] != again.value[i])
+				unsteady |= 1u << i;
+			if (!(c->writes >> i & 1) && first.value[i] != value_before(i))
+				return "writes";
+		}
+		start = in;
+		for (int i = 0; i < NAMES; i++) {
+			if (c->reads >> i & 1)
+				continue;
+			in = start;
+			change(c, i);
+			if (!once(&other))
+				return "reads";
+			for (int j = 0; j < NAMES; j++)
+				if (j != i && !(unsteady >> j & 1) && other.value[j] != first.value[j])
+					return "reads";
+			if (!memory_unsteady && memcmp(other.memory, first.memory, BUFFER_BYTES))
+				return "reads";
+			if ((c->kills >> i & 1) && !(unsteady >> i & 1) && other.value[i] != first.value[i])
+				return "kills";
+		}
+	}
+	return NULL;
+}
+
+static int map(unsigned long at, size_t bytes, int protection)
+{
+	return mmap((void *)at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == (void *)at;
+}
+
+int main(int argc, char **argv)
+{
+	static uint8_t signal_stack[65536];
+	const stack_t stack = { .ss_sp = signal_stack, .ss_size = sizeof(signal_stack) };
+	struct sigaction action = { .sa_handler = caught, .sa_flags = SA_ONSTACK | SA_NODEFER };
+	static const int signals[] = { SIGSEGV, SIGILL, SIGFPE, SIGBUS, SIGTRAP };
+	uint8_t *code = (uint8_t *)CODE;
+	void (*back)(void) = after;
+	struct claim claim;
+	long ran_cases = 0;
+
+	if (argc > 1 && !strcmp(argv[1], "where")) {
+		printf("%lu %lu\n", BUFFER + 1024, CODE);
+		return 0;
+	}
+	seed = argc > 1 ? strtoull(argv[1], NULL, 0) | 1 : 1;
+	if (!map(BUFFER, BUFFER_BYTES + SLACK, PROT_READ | PROT_WRITE) ||
+	    !map(CODE, 4096, PROT_READ | PROT_WRITE | PROT_EXEC)) {
+		perror("setup");
+		return 2;
+	}
+	sigaltstack(&stack, NULL);
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		sigaction(signals[i], &action, NULL);
+	asm volatile("fxsave %0" : "=m"(clean));
+	memcpy((void *)RETURN_SLOT, &back, sizeof(back));
+	for (long number = 0; fread(&claim, sizeof(claim), 1, stdin) == 1; number++) {
+		const uint32_t slot = RETURN_SLOT;
+		const char *word;
+		int ran = 0;
+
+		if (claim.length > MAX_LENGTH || fread(code, 1, claim.length, stdin) != claim.length) {
+			fprintf(stderr, "bad case\n");
+			return 2;
+		}
+		/* jmp *slot */
+		memcpy(code + claim.length, "\xff\x24\x25", 3);
+		memcpy(code + claim.length + 3, &slot, 4);
+		word = judge(&claim, &ran);
+		ran_cases += ran;
+		if (word == NULL && !ran)
+			word = "faults";
+		if (word != NULL)
+			printf("%ld %s\n", number, word);
+	}
+	printf("%ld ran, %ld runs\n", ran_cases, runs);
+	return 0;
+}
