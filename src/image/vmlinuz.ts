@@ -1,13 +1,14 @@
 // In: the bytes of a bzImage (a vmlinuz). Out: the payload unpacked: the kernel's ELF file, and after it the list of
 // places that KASLR changes.
-// Invariant: what comes out has the size that the payload states, at most 1 GiB.
-// Left out: zImages and kernels before 2.6.26, bzip2 and LZO payloads, and what the ELF file means.
+// Invariant: what comes out has the size that the payload states, at most 512 MiB.
+// Left out: zImages and kernels before 2.6.26, LZO payloads, and what the ELF file means.
 // Source: Documentation/arch/x86/boot.rst (6.12), "The Real-Mode Kernel Header"; scripts/Makefile.lib (5.10 to 6.12)
 // for what is packed, and the size that follows it.
 
 import { gunzipSync } from 'node:zlib'
 import { EXIT, KerninstError } from '../error.js'
 import { viewOf } from './address.js'
+import { isBzip2, unpackBzip2 } from './bzip2.js'
 import { LZ4_MAGIC, unpackLz4 } from './lz4.js'
 import { looksLikeLzma, unpackLzma } from './lzma.js'
 import { XZ_MAGIC, unpackXz } from './xz.js'
@@ -26,7 +27,8 @@ const WANTED_VERSION = 0x208
 const SECTOR_BYTES = 512
 /** What a bzImage has at most: all of them are below 100 MB. */
 export const MAX_VMLINUZ_BYTES = 256 * 1024 * 1024
-const MAX_UNPACKED = 1024 * 1024 * 1024
+/** What is read of any kernel. */
+const MAX_UNPACKED = 512 * 1024 * 1024
 
 /** Whether the first bytes of a file are those of a bzImage. */
 export const isVmlinuz = (head: Uint8Array): boolean =>
@@ -47,7 +49,7 @@ const detect = (payload: Uint8Array): Packer | undefined => {
   if (view.getUint32(0, true) === ZSTD_MAGIC) return 'ZSTD'
   if (view.getUint32(0) === 0x7f454c46) return 'nothing'
   if (view.getUint32(0) === 0x894c5a4f) return 'LZO'
-  if (Buffer.from(payload.subarray(0, 3)).toString('latin1') === 'BZh') return 'bzip2'
+  if (isBzip2(payload)) return 'bzip2'
   if (XZ_MAGIC.every((byte, i) => payload[i] === byte)) return 'XZ'
   return looksLikeLzma(payload) ? 'LZMA' : undefined
 }
@@ -69,7 +71,9 @@ const unpack = (payload: Uint8Array): Uint8Array => {
   if (packer === undefined) throw new KerninstError(EXIT.data, 'the payload is packed in a way that is not known')
   if (packer === 'nothing') return payload
   const size = viewOf(payload).getUint32(payload.length - 4, true)
-  if (size > MAX_UNPACKED) throw new KerninstError(EXIT.data, `the payload unpacks to ${size} bytes; at most 1 GiB is read`)
+  if (size > MAX_UNPACKED) {
+    throw new KerninstError(EXIT.data, `the payload unpacks to ${size} bytes; at most 512 MiB are read`)
+  }
   const packed = payload.subarray(0, payload.length - 4)
   switch (packer) {
     case 'gzip': return gunzip(payload, size)
@@ -77,6 +81,7 @@ const unpack = (payload: Uint8Array): Uint8Array => {
     case 'ZSTD': return unpackZstd(packed, size)
     case 'XZ': return unpackXz(packed, size)
     case 'LZMA': return unpackLzma(packed, size)
+    case 'bzip2': return unpackBzip2(packed, size)
     default:
       throw new KerninstError(
         EXIT.data, `the payload is packed with ${packer}, which is not read; unpack it with scripts/extract-vmlinux`)
