@@ -1,7 +1,7 @@
 // In: a file, or the bytes of one. Out: its section table, and the bytes of single sections, read on demand.
 // Invariant: once openElf has returned, every section that has bytes lies inside the file, so reading one cannot run
 // past the end. Only ELF64 little-endian x86-64 executables (ET_EXEC: a vmlinux) are accepted.
-// Left out: program headers, compressed sections, more than 65,279 sections, and what the sections mean.
+// Left out: program headers, compressed sections, more than 4,096 sections, and what the sections mean.
 
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 import { EXIT, KerninstError } from '../error.js'
@@ -20,7 +20,8 @@ export const STB = { local: 0, global: 1, weak: 2 } as const
 
 const HEADER_BYTES = 64
 const SECTION_HEADER_BYTES = 64
-const MAX_SECTIONS = 0xfeff
+/** Kernels have some 60; later stages look through all of them, some for each of them. */
+const MAX_SECTIONS = 4096
 const MAX_NAME_BYTES = 1024
 /** No section that is read is larger; the debug sections, which may be, never are. */
 const MAX_READ_BYTES = 512 * 1024 * 1024

@@ -34,6 +34,8 @@ const MAX_MARKER_STEP = 65_536
 const MIN_MARKERS = 3
 const MAX_NAMES_BYTES = 32 * 1024 * 1024
 const MAX_STRINGS_BYTES = 128 * 1024 * 1024
+/** KSYM_NAME_LEN is 512 (include/linux/kallsyms.h, 6.1 and 6.12). */
+const MAX_NAME_BYTES = 1024
 /** All addresses of an x86-64 kernel lie in the top 2 GiB, so their high half is all ones. */
 const TOP = 0xffff_ffff_0000_0000n
 const LOWEST = 0x8000_0000
@@ -43,10 +45,12 @@ const MAX_STEPS = 50_000_000
 
 /** What a call costs, if a byte costs 1. */
 const CALL_STEPS = 16
+/** Bytes that are searched or copied at once for a step. */
+const BYTES_PER_STEP = 16
 
-/** What is left of the steps. */
-interface Effort {
-  steps: number
+/** What is left of the steps; one for all sections of an image. */
+export class Effort {
+  steps = MAX_STEPS
 }
 
 const align = (at: number, to: number): number => Math.ceil(at / to) * to
@@ -254,7 +258,7 @@ const findAddresses = (
 
 /** Writes rows as .symtab has them; in `strings`, the type letter stands before each name. */
 const expand = (
-  bytes: Uint8Array, names: Names, tokens: Tokens, addresses: Addresses,
+  bytes: Uint8Array, names: Names, tokens: Tokens, addresses: Addresses, effort: Effort,
 ): SymbolSections | undefined => {
   const entries = new DataView(new ArrayBuffer(names.count * SYM.bytes))
   let strings = new Uint8Array(1 << 22)
@@ -276,7 +280,8 @@ const expand = (
       const token = bytes[at]!
       for (let k = tokens.offset[token]!, stop = tokens.offset[token + 1]! - 1; k < stop; k++) strings[to++] = bytes[k]!
     }
-    if (to - start < 2) return undefined
+    effort.steps -= (to - start) / BYTES_PER_STEP
+    if (to - start < 2 || to - start > MAX_NAME_BYTES || effort.steps < 0) return undefined
     strings[to++] = 0
     const row = i * SYM.bytes
     entries.setUint32(row + SYM.name, start + 1, true)
@@ -292,12 +297,13 @@ const expand = (
  * Finds the kernel's own names in a section. Rows are in the order of their addresses, per-CPU symbols first; the byte
  * before a row's name in `strings` is nm's type letter.
  * @param address where the section is linked
+ * @param effort what other sections have left of the steps
  * @returns undefined where there are none that are consistent
  */
-export const findEmbedded = (bytes: Uint8Array, address: bigint): SymbolSections | undefined => {
+export const findEmbedded = (bytes: Uint8Array, address: bigint, effort = new Effort()): SymbolSections | undefined => {
   const view = viewOf(bytes)
   const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
-  const effort = { steps: MAX_STEPS }
+  effort.steps -= bytes.length / BYTES_PER_STEP
   for (let digit = buffer.indexOf(DIGITS); digit >= 0 && effort.steps > 0; digit = buffer.indexOf(DIGITS, digit + 1)) {
     const tokens = readTokens(bytes, view, digit, effort)
     if (tokens === undefined) continue
@@ -305,7 +311,7 @@ export const findEmbedded = (bytes: Uint8Array, address: bigint): SymbolSections
     if (names === undefined || names.count > MAX_SYMBOLS) continue
     effort.steps -= names.count * 16 // what reading them takes, at most
     const addresses = findAddresses(bytes, view, address, names, tokens)
-    const sections = addresses && expand(bytes, names, tokens, addresses)
+    const sections = addresses && expand(bytes, names, tokens, addresses, effort)
     if (sections !== undefined) return sections
   }
   return undefined

@@ -8,7 +8,7 @@
 
 import { STB, STT } from './elf.js'
 import { NONE, type Rva } from './rva.js'
-import { indexOf } from './search.js'
+import { indexOf, lowerBound } from './search.js'
 import type { Symbols } from './symbols.js'
 
 /** A stretch of the image. */
@@ -82,6 +82,50 @@ const nameRank = (symbols: Symbols, symbol: number): number => {
   return byBind + (symbols.type[symbol] === STT.func ? 0 : 3)
 }
 
+// Both of the following take time by the number of functions, however these overlap.
+
+/** func -> where the last function ends that follows it, or follows one that does, without a gap. */
+const findFullEnds = (start: Uint32Array, end: Uint32Array): Uint32Array => {
+  const { length } = start
+  const full = new Uint32Array(length)
+  const behind = new Uint32Array(length) // func -> the first function that starts after full[func]
+  for (let func = length - 1; func >= 0; func--) {
+    let to = end[func]!
+    let next = func + 1
+    for (; next < length && start[next]! <= to; next = behind[next]!) to = Math.max(to, full[next]!)
+    full[func] = to
+    behind[func] = next
+  }
+  return full
+}
+
+const findInnermost = (start: Uint32Array, end: Uint32Array): { border: Uint32Array; inner: Uint32Array } => {
+  const border = new Uint32Array(start.length * 2)
+  const inner = new Uint32Array(start.length * 2)
+  let count = 0
+  const from = (at: Rva, func: number): void => {
+    if (count === 0 || border[count - 1] !== at) border[count++] = at
+    inner[count - 1] = func
+  }
+  // The functions around the current place that are still of use: each starts after the one below it, and ends before.
+  const around = new Uint32Array(start.length)
+  let depth = 0
+  const leaveUntil = (place: number): void => {
+    while (depth > 0 && end[around[depth - 1]!]! <= place) {
+      const at = end[around[--depth]!]!
+      from(at, depth > 0 ? around[depth - 1]! : NONE)
+    }
+  }
+  for (let func = 0; func < start.length; func++) {
+    leaveUntil(start[func]!)
+    while (depth > 0 && end[around[depth - 1]!]! <= end[func]!) depth--
+    around[depth++] = func
+    from(start[func]!, func)
+  }
+  leaveUntil(Infinity)
+  return { border: border.slice(0, count), inner: inner.slice(0, count) }
+}
+
 export class Functions {
   readonly count: number
   readonly start: Uint32Array //  func -> rva
@@ -90,7 +134,9 @@ export class Functions {
   readonly isFunc: Uint8Array //  func -> 1 when a symbol at its start has type FUNC
   readonly isCold: Uint8Array //  func -> 1 when it is a part that gcc moved out of another function
   readonly #symbols: Symbols
-  readonly #highest: Uint32Array // func -> greatest end of this and all functions before
+  readonly #fullEnd: Uint32Array // func -> end of all that follows it without a gap
+  readonly #border: Uint32Array //  places, ascending, where the innermost function changes
+  readonly #inner: Uint32Array //   border -> the innermost function from there on, or NONE
 
   /** `regions`: the executable sections, ascending. */
   constructor(symbols: Symbols, regions: readonly Code[]) {
@@ -98,7 +144,6 @@ export class Functions {
     const end = new Uint32Array(symbols.count)
     const best = new Uint32Array(symbols.count)
     const isFunc = new Uint8Array(symbols.count)
-    const highest = new Uint32Array(symbols.count)
     let count = 0
     let region = 0
     let sizedEnd = 0 // end of the last function before whose size is known
@@ -131,7 +176,6 @@ export class Functions {
       end[count] = Math.min(to, regions[region]!.end)
       best[count] = name
       isFunc[count] = symbols.type[name] === STT.func ? 1 : 0
-      highest[count] = Math.max(count > 0 ? highest[count - 1]! : 0, end[count]!)
       count++
     }
     this.#symbols = symbols
@@ -141,7 +185,10 @@ export class Functions {
     this.symbol = best.slice(0, count)
     this.isFunc = isFunc.slice(0, count)
     this.isCold = Uint8Array.from(this.symbol, (name) => (symbols.namesColdPart(name) ? 1 : 0))
-    this.#highest = highest.slice(0, count)
+    this.#fullEnd = findFullEnds(this.start, this.end)
+    const { border, inner } = findInnermost(this.start, this.end)
+    this.#border = border
+    this.#inner = inner
   }
 
   nameOf(func: number): string {
@@ -154,25 +201,13 @@ export class Functions {
    * for what must not be touched.
    */
   fullEnd(func: number): Rva {
-    let end = this.end[func]!
-    if (this.#symbols.size[this.symbol[func]!] !== 0) return end
-    for (let next = func + 1; next < this.count && this.start[next]! <= end; next++) end = Math.max(end, this.end[next]!)
-    return end
+    return this.#symbols.size[this.symbol[func]!] === 0 ? this.#fullEnd[func]! : this.end[func]!
   }
 
   /** The innermost function that contains an rva, that is the one that starts last; or NONE. */
   functionAt(rva: Rva): number {
-    let low = 0
-    let high = this.count
-    while (low < high) {
-      const middle = (low + high) >>> 1
-      if (this.start[middle]! <= rva) low = middle + 1
-      else high = middle
-    }
-    for (let func = low - 1; func >= 0 && this.#highest[func]! > rva; func--) {
-      if (this.end[func]! > rva) return func
-    }
-    return NONE
+    const border = lowerBound(this.#border, rva + 1) - 1
+    return border < 0 ? NONE : this.#inner[border]!
   }
 
   /** All functions that have this name, as preferred one or as alias; ascending. */

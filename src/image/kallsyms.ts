@@ -13,6 +13,8 @@ import { MAX_SYMBOLS, SYM, type SymbolSections, type Symbols } from './symbols.j
 /** /proc/kallsyms of a large kernel with modules has some 15 MB. */
 export const MAX_KALLSYMS_BYTES = 128 * 1024 * 1024
 const MAX_LINE = 1024
+/** Symbols of the names in the file: of a name that occurs n times, n times n. */
+const MAX_STEPS = 1 << 24
 /** The kernel moves its image by multiples of CONFIG_PHYSICAL_ALIGN, 2 MiB (arch/x86/Kconfig, 6.1 and 6.12). */
 const SLIDE_ALIGNMENT = 0x20_0000n
 /** KERNEL_IMAGE_SIZE with KASLR (arch/x86/include/asm/page_64_types.h, 6.1 and 6.12). */
@@ -68,6 +70,9 @@ const readLines = (text: string, base: bigint, file: string): Lines => {
     if (address === 0n) zeros++
     else if (name === '_text') anchor = address
     if (address !== 0n && TEXT.test(letter!)) textZeros = false
+    if (names.length === MAX_SYMBOLS) {
+      throw new KerninstError(EXIT.data, `${file}: more than ${MAX_SYMBOLS} symbols of the kernel itself`)
+    }
     names.push(name!)
     letters.push(letter!)
     addresses.push(address)
@@ -95,9 +100,6 @@ const readLines = (text: string, base: bigint, file: string): Lines => {
  */
 export const readKallsyms = (text: string, base: bigint, file = 'kallsyms'): SymbolSections => {
   const { names, letters, addresses, slide } = readLines(text, base, file)
-  if (names.length > MAX_SYMBOLS) {
-    throw new KerninstError(EXIT.data, `${file}: ${names.length} symbols; at most ${MAX_SYMBOLS} are read`)
-  }
   const strings = Buffer.from(`${names.join('\0')}\0`, 'latin1')
   const entries = new DataView(new ArrayBuffer(names.length * SYM.bytes))
   let start = 0
@@ -124,6 +126,7 @@ export const parseKallsyms = (text: string, symbols: Symbols, base: bigint, file
   const { names, letters, addresses, slide } = readLines(text, base, file)
   let matched = 0
   let missing = 0
+  let steps = 0
   const from = base + slide
   for (let i = 0; i < names.length; i++) {
     if (!TEXT.test(letters[i]!)) continue
@@ -133,6 +136,8 @@ export const parseKallsyms = (text: string, symbols: Symbols, base: bigint, file
       missing++
       continue
     }
+    steps += here.length
+    if (steps > MAX_STEPS) throw new KerninstError(EXIT.data, `${file}: names ${name} too often`)
     const rva: Rva = toRva(from, addresses[i]!)
     if (!here.some((symbol) => symbols.rva[symbol] === rva)) {
       const there = rva === NONE ? hex(addresses[i]!) : hex(toAddress(base, rva))

@@ -6,6 +6,7 @@
 import { EXIT, KerninstError } from '../error.js'
 import { SHF, SHT, type Elf, type Section } from './elf.js'
 import { NONE, toRva, type Rva } from './rva.js'
+import { lowerBound } from './search.js'
 
 /** All loaded sections together; real kernels have 40 MiB. */
 const MAX_IMAGE_BYTES = 512 * 1024 * 1024
@@ -19,6 +20,7 @@ export interface Loaded {
 export class Memory {
   readonly sections: readonly Loaded[]
   readonly #elf: Elf
+  readonly #starts: Uint32Array // index as in `sections`
   readonly #bytes = new Map<Section, Uint8Array>()
 
   /** @throws KerninstError 65 when sections overlap, or are more than a kernel has */
@@ -41,6 +43,7 @@ export class Memory {
     })
     if (total > MAX_IMAGE_BYTES) throw new KerninstError(EXIT.data, `${elf.path}: loads ${total} bytes, no kernel does`)
     this.sections = sections
+    this.#starts = Uint32Array.from(sections, ({ start }) => start)
     this.#elf = elf
   }
 
@@ -55,7 +58,14 @@ export class Memory {
 
   /** The section whose bytes hold all of [start, end), if any. */
   find(start: Rva, end: Rva): Loaded | undefined {
-    return this.sections.find((loaded) => start >= loaded.start && end <= loaded.end)
+    const loaded = this.sections[lowerBound(this.#starts, start + 1) - 1]
+    return loaded !== undefined && end <= loaded.end ? loaded : undefined
+  }
+
+  /** Whether [start, end) lies in one executable section. */
+  isCode(start: Rva, end: Rva): boolean {
+    const loaded = this.find(start, end)
+    return loaded !== undefined && isCode(loaded)
   }
 
   /** A view of the bytes [start, end), or undefined where no section has them all. */

@@ -6,11 +6,11 @@
 import { EXIT, KerninstError } from '../error.js'
 import { readLimited } from '../file.js'
 import { SHF, SHN, SHT, type Elf, type Section } from './elf.js'
-import { findEmbedded } from './embedded.js'
+import { Effort, findEmbedded } from './embedded.js'
 import { MAX_KALLSYMS_BYTES, parseKallsyms, readKallsyms } from './kallsyms.js'
 import { isTextLetter } from './letters.js'
 import type { Memory } from './memory.js'
-import { hex, toAddress, type Rva } from './rva.js'
+import { NONE, hex, toAddress, type Rva } from './rva.js'
 import { SYM, readSymbolSections, type SymbolSections, type Symbols } from './symbols.js'
 
 export type SymbolSource = 'symtab' | 'kallsyms' | 'kallsyms-file'
@@ -24,6 +24,9 @@ export interface Names {
 const mayHoldNames = ({ name, type, flags }: Section): boolean =>
   name === '.rodata' && type === SHT.progbits && (flags & SHF.alloc) !== 0 && (flags & SHF.compressed) === 0
 
+/** Comparisons of names: less than one for each symbol on 6.1 and 6.12. */
+const MAX_STEPS = 1 << 24
+
 const readText = (path: string): string => readLimited(path, MAX_KALLSYMS_BYTES).toString('latin1')
 
 /**
@@ -34,8 +37,10 @@ const readText = (path: string): string => readLimited(path, MAX_KALLSYMS_BYTES)
 export const readNames = (elf: Elf, kallsyms: string | undefined): Names => {
   const symtab = readSymbolSections(elf)
   if (symtab !== undefined) return { sections: symtab, source: 'symtab' }
+  const effort = new Effort()
   for (const section of elf.sections.filter(mayHoldNames)) {
-    const embedded = findEmbedded(elf.readSection(section), section.address)
+    if (effort.steps <= 0) break
+    const embedded = findEmbedded(elf.readSection(section), section.address, effort)
     if (embedded !== undefined) return { sections: embedded, source: 'kallsyms' }
   }
   // _text is where .text starts (arch/x86/kernel/vmlinux.lds.S, 5.10 to 6.12).
@@ -51,6 +56,7 @@ export const readNames = (elf: Elf, kallsyms: string | undefined): Names => {
 const compare = (path: string, embedded: SymbolSections, base: bigint, symbols: Symbols): void => {
   const { entries, strings, count } = embedded
   const low = Number(base & 0xffffffffn)
+  let steps = 0
   let first = 0 // of the symbols at or above the row's address
   for (let row = 0; row < count; row++) {
     const at = row * SYM.bytes
@@ -60,11 +66,14 @@ const compare = (path: string, embedded: SymbolSections, base: bigint, symbols: 
     while (first < symbols.count && symbols.rva[first]! < rva) first++
     const end = strings.indexOf(0, name)
     let found = false
-    for (let i = first; !found && symbols.rva[i] === rva; i++) found = symbols.nameIs(i, strings, name, end)
+    for (let i = first; !found && symbols.rva[i] === rva; i++) {
+      found = symbols.nameIs(i, strings, name, end)
+      if (++steps > MAX_STEPS) throw new KerninstError(EXIT.data, `${path}: too many symbols have one address`)
+    }
     if (found) continue
     const text = Buffer.from(strings.buffer, strings.byteOffset + name, end - name).toString('latin1')
     const elsewhere = symbols.rvaOf(text)
-    if (symbols.find(text).length === 0) continue
+    if (elsewhere === NONE) continue
     throw new KerninstError(EXIT.data, `${path}: the symbol table has ${text} at ${hex(toAddress(base, elsewhere))}, ` +
       `the kernel's own names at ${hex(base + BigInt(rva))}`)
   }
@@ -80,8 +89,9 @@ export const checkNames = (
 ): SymbolSource[] => {
   const sources = [names.source]
   if (names.source === 'symtab') {
+    const effort = new Effort()
     for (const loaded of memory.sections.filter(({ section }) => mayHoldNames(section))) {
-      const embedded = findEmbedded(memory.bytesOf(loaded), toAddress(base, loaded.start))
+      const embedded = findEmbedded(memory.bytesOf(loaded), toAddress(base, loaded.start), effort)
       if (embedded === undefined) continue
       compare(path, embedded, base, symbols)
       sources.push('kallsyms')

@@ -4,6 +4,8 @@ import { viewOf } from './address.js'
 
 const NT_GNU_BUILD_ID = 3
 const HEADER_BYTES = 12
+/** "GNU" and a NUL, as a big-endian word. */
+const GNU = 0x474e5500
 
 export interface BuildIdNote {
   readonly offset: number // of the descriptor in the section
@@ -25,8 +27,8 @@ export const findBuildId = (notes: Uint8Array): BuildIdNote | undefined => {
     const name = at + HEADER_BYTES
     const offset = name + padded(nameBytes)
     if (offset + idBytes > notes.length) return undefined
-    const owner = Buffer.from(notes.buffer, notes.byteOffset + name, nameBytes).toString('latin1')
-    if (view.getUint32(at + 8, true) === NT_GNU_BUILD_ID && owner === 'GNU\0') {
+    const isGnu = nameBytes === 4 && view.getUint32(name) === GNU
+    if (isGnu && view.getUint32(at + 8, true) === NT_GNU_BUILD_ID) {
       return { offset, id: notes.slice(offset, offset + idBytes) }
     }
     at = offset + padded(idBytes)

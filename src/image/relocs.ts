@@ -12,11 +12,13 @@ import { addressReader, viewOf } from './address.js'
 import { SHN, SHT, type Elf } from './elf.js'
 import { isCode, type Memory } from './memory.js'
 import { NONE } from './rva.js'
+import { RvaList } from './rvalist.js'
 import { SYM } from './symbols.js'
 
 /** x86-64 psABI 1.0, table "Relocation Types". */
 const R = { r64: 1, pc32: 2, plt32: 4, r32: 10, r32s: 11 } as const
 const RELA_BYTES = 24
+/** Of all sections together: 6.12 has some 800,000 of code. */
 const MAX_RELOCATIONS = 1 << 24
 
 export interface Relocs {
@@ -27,30 +29,13 @@ export interface Relocs {
   readonly known: boolean
 }
 
-class RvaList {
-  #rvas = new Uint32Array(1024)
-  #count = 0
-
-  push(rva: number): void {
-    if (this.#count === this.#rvas.length) {
-      const larger = new Uint32Array(this.#count * 2)
-      larger.set(this.#rvas)
-      this.#rvas = larger
-    }
-    this.#rvas[this.#count++] = rva
-  }
-
-  sorted(): Uint32Array {
-    return this.#rvas.slice(0, this.#count).sort().filter((rva, i, all) => i === 0 || all[i - 1] !== rva)
-  }
-}
-
 /** @throws KerninstError 65 for tables that are malformed or name places outside their section */
 export const readRelocs = (elf: Elf, memory: Memory, base: bigint): Relocs => {
   const abs32 = new RvaList()
   const abs64 = new RvaList()
   const pcpu32 = new RvaList()
   let known = false
+  let total = 0
   const toRva = addressReader(base)
   const symtab = elf.sections.find((section) => section.type === SHT.symtab)
   const symbols = symtab && viewOf(elf.readSection(symtab))
@@ -61,7 +46,8 @@ export const readRelocs = (elf: Elf, memory: Memory, base: bigint): Relocs => {
     const bad = (what: string): KerninstError => new KerninstError(EXIT.data, `${elf.path}: ${rela.name}: ${what}`)
     const count = rela.size / RELA_BYTES
     if (!Number.isInteger(count)) throw bad('does not hold rows of 24 bytes')
-    if (count > MAX_RELOCATIONS) throw bad(`${count} relocations; at most ${MAX_RELOCATIONS} are read`)
+    total += count
+    if (total > MAX_RELOCATIONS) throw bad(`brings the relocations to ${total}; at most ${MAX_RELOCATIONS} are read`)
     if (rela.link !== symtab?.index) throw bad('does not refer to the symbol table')
     if (section.name === '.text') known = true
     const rows = viewOf(elf.readSection(rela))
@@ -108,7 +94,6 @@ export const readRelocTail = (path: string, tail: Uint8Array, memory: Memory, ba
   if (words > MAX_RELOCATIONS) throw bad(`has ${words} entries; at most ${MAX_RELOCATIONS} are read`)
   const view = viewOf(tail)
   if (view.getUint32(0, true) !== 0) throw bad('does not start with a zero')
-  const code = memory.sections.filter(isCode)
   const lists: RvaList[] = []
   for (let word = words - 1; word >= 0; word--) {
     const list = new RvaList()
@@ -116,7 +101,7 @@ export const readRelocTail = (path: string, tail: Uint8Array, memory: Memory, ba
       const low = view.getUint32(word * 4, true)
       if (low === 0) break
       const rva = Number(TOP - base) + low
-      if (code.some(({ start, end }) => rva >= start && rva < end)) list.push(rva)
+      if (memory.isCode(rva, rva + 1)) list.push(rva)
     }
     lists.push(list)
   }

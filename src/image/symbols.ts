@@ -16,6 +16,10 @@ export const SYM = { bytes: 24, name: 0, info: 4, shndx: 6, value: 8, size: 16 }
 export const MAX_SYMBOLS = 1 << 20
 /** The kernel's own limit is KSYM_NAME_LEN, 512 (include/linux/kallsyms.h, 6.1 and 6.12). */
 const MAX_NAME_BYTES = 1024
+/** All names together, each as often as a symbol has it: 6.12 has 6 MB. Sorting and hashing take time by this. */
+const MAX_NAMES_BYTES = 64 * 1024 * 1024
+/** Buckets that a name is away from its own, on average: below 1 where names were not chosen to collide. */
+const MAX_PROBES = 16
 
 /** The raw tables of the file. */
 export interface SymbolSections {
@@ -90,23 +94,30 @@ export class Symbols {
   readonly #bucket: Uint32Array //   hash of a name -> its first symbol, or NONE; open addressing, one entry a name
   readonly #next: Uint32Array //     symbol -> the next one of the same name, or NONE
 
-  /** @throws KerninstError 65 for names longer than 1,024 bytes and sizes of 4 GiB or more */
+  /** @throws KerninstError 65 for names and sizes that no kernel's symbols have */
   constructor({ entries, count: rows, strings }: SymbolSections, base: bigint) {
     const toRva = addressReader(base)
     const absolute = new Map<string, bigint>()
     const rowRva = new Uint32Array(rows) // raw row -> rva
     // One number sorts: rva, then FUNC first, then the raw row: 32 + 1 + 20 bits.
     const keys = new Float64Array(rows)
+    const ends = new Uint32Array(rows) //    raw row -> where its name ends
     let count = 0
+    let nameBytes = 0
     for (let row = 0; row < rows; row++) {
       const at = row * SYM.bytes
       const type = entries.getUint8(at + SYM.info) & 15
       if (type === STT.section || type === STT.file) continue
       if (entries.getUint16(at + SYM.shndx, true) === SHN.undef) continue
+      const name = entries.getUint32(at + SYM.name, true)
+      const end = nameEnd(strings, name)
+      ends[row] = end
+      nameBytes += end - name
+      if (nameBytes > MAX_NAMES_BYTES) {
+        throw new KerninstError(EXIT.data, `the symbols' names have more than ${MAX_NAMES_BYTES} bytes; no kernel's do`)
+      }
       const rva = toRva(entries, at + SYM.value)
       if (rva === NONE) {
-        const name = entries.getUint32(at + SYM.name, true)
-        const end = nameEnd(strings, name)
         absolute.set(decode(strings, name, end), entries.getBigUint64(at + SYM.value, true))
         continue
       }
@@ -130,22 +141,25 @@ export class Symbols {
       const row = order[i]!
       const at = row * SYM.bytes
       const info = entries.getUint8(at + SYM.info)
-      const name = entries.getUint32(at + SYM.name, true)
       this.rva[i] = rowRva[row]!
       this.size[i] = entries.getUint32(at + SYM.size, true)
       this.type[i] = info & 15
       this.bind[i] = info >>> 4
-      this.#name[i] = name
-      this.#nameEnd[i] = nameEnd(strings, name)
+      this.#name[i] = entries.getUint32(at + SYM.name, true)
+      this.#nameEnd[i] = ends[row]!
       if (entries.getUint32(at + SYM.size + 4, true) !== 0) {
         throw new KerninstError(EXIT.data, `symbol ${this.nameOf(i)}: its size is 4 GiB or more`)
       }
     }
     this.#bucket = new Uint32Array(1 << (33 - Math.clz32(count))).fill(NONE)
     this.#next = new Uint32Array(count).fill(NONE)
+    const mask = this.#bucket.length - 1
+    let probes = 0
     // Backwards, so that each chain ascends.
     for (let i = count - 1; i >= 0; i--) {
       const bucket = this.#find(strings, this.#name[i]!, this.#nameEnd[i]!)
+      probes += (bucket - hash(strings, this.#name[i]!, this.#nameEnd[i]!)) & mask
+      if (probes > MAX_PROBES * rows) throw new KerninstError(EXIT.data, 'the names of symbols were made to collide')
       this.#next[i] = this.#bucket[bucket]!
       this.#bucket[bucket] = i
     }

@@ -8,7 +8,7 @@
 import { EXIT, KerninstError } from '../error.js'
 import { addressReader, viewOf } from './address.js'
 import type { Functions, Span } from './functions.js'
-import { isCode, type Loaded, type Memory } from './memory.js'
+import type { Loaded, Memory } from './memory.js'
 import { NONE, type Rva } from './rva.js'
 import type { Symbols } from './symbols.js'
 
@@ -122,6 +122,8 @@ const BRING_UP = [
 ]
 /** .head.text has 7-8 kB on 6.1 and 6.12; where the first traced function is further away, it bounds nothing. */
 const MAX_HEAD_BYTES = 0x8000
+/** Some 20 on 6.1 and 6.12; later stages look through all of them. */
+const MAX_RANGES = 256
 
 /** call_sites, the largest, has 229,211 entries on 6.12. */
 const MAX_ENTRIES = 1 << 21
@@ -145,14 +147,12 @@ class TableReader {
   readonly #path: string
   readonly #memory: Memory
   readonly #symbols: Symbols
-  readonly #code: readonly Loaded[]
   readonly #toRva: (view: DataView, at: number) => Rva
 
   constructor(path: string, memory: Memory, base: bigint, symbols: Symbols) {
     this.#path = path
     this.#memory = memory
     this.#symbols = symbols
-    this.#code = memory.sections.filter(isCode)
     this.#toRva = addressReader(base)
   }
 
@@ -162,7 +162,7 @@ class TableReader {
 
   /** Whether [rva, rva + length) is code. */
   inCode(rva: Rva, length: number): boolean {
-    return this.#code.some(({ start, end }) => rva >= start && rva + length <= end)
+    return this.#memory.isCode(rva, rva + length)
   }
 
   code(rva: Rva, length: number): Uint8Array | undefined {
@@ -436,7 +436,7 @@ const readBlacklist = (tables: TableReader, functions: Functions): Spans => {
 }
 
 const findRanges = (
-  memory: Memory, symbols: Symbols, functions: Functions, ftrace: Uint32Array,
+  tables: TableReader, memory: Memory, symbols: Symbols, functions: Functions, ftrace: Uint32Array,
 ): NamedRange[] => {
   const ranges: NamedRange[] = []
   for (const [name, [first, last]] of Object.entries(RANGES)) {
@@ -462,6 +462,9 @@ const findRanges = (
   }
   for (const { section, start, end } of memory.sections) {
     if (SECTION_RANGES.includes(section.name)) ranges.push({ name: section.name, start, end })
+  }
+  if (ranges.length > MAX_RANGES) {
+    throw tables.error('ranges', `has ${ranges.length} entries; at most ${MAX_RANGES} are read`)
   }
   return ranges
 }
@@ -493,7 +496,7 @@ export const readTables = (
     ...readBugs(tables),
     exports: readExports(tables),
     kprobeBlacklist: readBlacklist(tables, functions),
-    ranges: findRanges(memory, symbols, functions, ftrace),
+    ranges: findRanges(tables, memory, symbols, functions, ftrace),
     found: tables.found,
     places: tables.places,
   }
