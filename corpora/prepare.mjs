@@ -97,6 +97,10 @@ const TOOLS = [
   ['binutils', () => onPath('ld') && onPath('objdump') && onPath('readelf') && onPath('objcopy')],
   ['libelf1', () => inLibraries('libelf.so.1')], // the kernel's objtool is linked with it
   ['openssl', () => onPath('openssl')],
+  ['lz4', () => onPath('lz4')], // these four judge how a vmlinuz is unpacked
+  ['zstd', () => onPath('zstd')],
+  ['xz-utils', () => onPath('xz')],
+  ['bzip2', () => onPath('bzip2')],
   ['qemu-system-x86', () => onPath('qemu-system-x86_64')],
   ['busybox-static', () => onPath('busybox') && isStatic(onPath('busybox'))],
 ]
