@@ -1,5 +1,5 @@
 // What is kept of an instruction, as FACT_WORDS integers, and how iced-x86 is asked for it. iced is trusted except where
-// it is known to say too much (`mayKeepFlags`) or too little (`OPAQUE`).
+// it is known to say too much (`mayKeepFlags`, `spreadsCarry`) or too little (`OPAQUE`).
 // Lengths and places count from the opcode on, without the prefixes, which no other fact here depends on once the key
 // (key.ts) is equal. Left out: operands, and whatever no later stage asks for.
 //
@@ -92,6 +92,11 @@ const mayKeepFlags = (insn: Instruction): boolean => {
   return insn.opKind(last) !== OpKind.Immediate8 || (insn.immediate8 & 0x1f) === 0
 }
 
+/** sbb of a register with itself: what the register held makes no difference, only the carry does. */
+const spreadsCarry = (insn: Instruction): boolean =>
+  insn.mnemonic === Mnemonic.Sbb && insn.op1Kind === OpKind.Register && insn.op0Kind === OpKind.Register &&
+  insn.op0Register === insn.op1Register
+
 const GS_CHANGERS = new Set<Mnemonic>([Mnemonic.Swapgs, Mnemonic.Wrgsbase, Mnemonic.Lgs, Mnemonic.Lkgs])
 
 /** iced, asked for the facts of one instruction at a time. Lives as long as the process. */
@@ -161,6 +166,10 @@ export class IcedFacts {
       used.free()
     }
     info.free()
+    if (spreadsCarry(insn)) {
+      reads = CF
+      if (isWide(insn.op0Register)) kills |= gprBit(insn.op0Register)
+    }
     ret[row] = reads
     ret[row + 1] = kills & ~reads
     ret[row + 2] = writes | (flow << FLOW_SHIFT) | (changesGs << GS_SHIFT)

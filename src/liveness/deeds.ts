@@ -119,6 +119,11 @@ export class Deeds {
       used.free()
     }
     info.free()
+    // x - x - carry: the same whatever x is.
+    if (insn.mnemonic === Mnemonic.Sbb && insn.op0Kind === OpKind.Register && insn.op0Register === insn.op1Register) {
+      const whole = insn.op0Register >= Register.EAX ? 1 << FULL[insn.op0Register]! : 0
+      return { kind, reads: 1 << 16, kills: (kills | whole) & ~(1 << 16), makesFlags }
+    }
     return { kind, reads, kills: kills & ~reads, makesFlags }
   }
 }

@@ -16,6 +16,7 @@ import { NONE } from '../image/rva.js'
 import {
   isTraced, LOST_AT_FTRACE_SITE, LOST_OVER_CALL, READ_AT_ENTRY, READ_AT_FTRACE_SITE, READ_BY_POINTER_CALL,
 } from './convention.js'
+import { findKept } from './kept.js'
 
 export interface Effects {
   readonly reads: Uint32Array //    insn -> register set; calls without what the callee does
@@ -32,6 +33,8 @@ export interface Effects {
   readonly exits: Uint8Array
   /** block -> 1 when a traced function starts there. */
   readonly traced: Uint8Array
+  /** block -> what its call of a traced function is taken to leave alone, against the rule (kept.ts). */
+  readonly kept: Uint32Array
 }
 
 /** Types of exception table entries are small numbers since 5.17; before, a handler's place stood there. */
@@ -119,7 +122,7 @@ export const findEffects = (graph: KernelGraph): Effects => {
   for (const b of graph.variantCaller) variantCaller[b] = 1
 
   const effects = {
-    reads, kills, traced,
+    reads, kills, traced, kept: findKept(graph, traced),
     use: new Uint32Array(blockCount), def: new Uint32Array(blockCount),
     callUse: new Uint32Array(blockCount), callDef: new Uint32Array(blockCount),
     callee: new Uint32Array(blockCount).fill(NONE),
@@ -152,7 +155,7 @@ export const findEffects = (graph: KernelGraph): Effects => {
       if (callee === NONE) effects.callUse[b] = ALL
       else if (traced[callee]) {
         effects.callUse[b] = READ_AT_ENTRY
-        effects.callDef[b] = LOST_OVER_CALL
+        effects.callDef[b] = LOST_OVER_CALL & ~effects.kept[b]!
       } else effects.callee[b] = callee
     }
     const bits = end[b]!

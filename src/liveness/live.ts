@@ -7,7 +7,8 @@
 //              in(s), or, where a function starts at s: R(s) | (exit(b) & ~M(s))         (a tail call)
 // and, forward, for what the callers of the running function expect of registers when it returns,
 //   exit(s) = union over edges b -> s of exit(b), and of start(s)
-//   start(s) = LIVE_AT_RETURN where a traced function starts (then nothing else is added)
+//   start(s) = LIVE_AT_RETURN where a traced function starts, and kept(b) of each block b that calls it (kept.ts); then
+//              nothing else is added
 //            = everything where callers are not all known: where data, an export or an instruction has the address of s,
 //              where a function starts that nothing jumps to or calls, and where nothing at all leads to, or only what
 //              nothing leads to
@@ -97,6 +98,7 @@ export const solveLiveness = (graph: KernelGraph, scope: Scope = 'kernel'): Kern
     exit[b] = startOf(graph, effects, b, scope)
     if (exit[b] !== 0) forward.push(b)
   }
+  for (let b = 0; b < blockCount; b++) if (effects.kept[b] !== 0) exit[graph.callee[b]!]! |= effects.kept[b]!
   for (const b of graph.variantCallee) {
     if (b === NONE || traced[b]) continue
     exit[b] = ALL
