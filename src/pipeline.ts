@@ -2,6 +2,7 @@
 // from tables to tables; nothing here decides anything.
 
 import type { KeyObject } from 'node:crypto'
+import { setImmediate } from 'node:timers/promises'
 import { writeBundle } from './bundle/bundle.js'
 import { buildGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
@@ -69,13 +70,16 @@ export const identify = (image: Image): TargetIdentity => {
   }
 }
 
-/** Runs stages one after the other, each announced and its seconds kept. */
-const stopwatch = (progress: (stage: string) => void): { seconds: Record<string, number>; stage: <T>(name: string, run: () => T) => T } => {
+/** Runs stages one after the other, each announced and its seconds kept. Between two of them signals are heard. */
+const stopwatch = (
+  progress: (stage: string) => void,
+): { seconds: Record<string, number>; stage: <T>(name: string, run: () => T) => Promise<T> } => {
   const seconds: Record<string, number> = {}
   return {
     seconds,
-    stage: (name, run) => {
+    stage: async (name, run) => {
       progress(name)
+      await setImmediate()
       const start = process.hrtime.bigint()
       const result = run()
       seconds[name] = Number(process.hrtime.bigint() - start) / 1e9
@@ -88,18 +92,18 @@ const stopwatch = (progress: (stage: string) => void): { seconds: Record<string,
 export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const { seconds, stage } = stopwatch(request.progress)
   const programs = request.programs.map(({ text, source }) => ({ source, probes: parseProgram(text, source) }))
-  const image = stage('image', () =>
+  const image = await stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
-  const points = stage('points', () => resolveAll(image, programs))
-  const graph = stage('control flow', () => buildGraph(image))
-  const live = stage('liveness', () => solveLiveness(graph))
+  const points = await stage('points', () => resolveAll(image, programs))
+  const graph = await stage('control flow', () => buildGraph(image))
+  const live = await stage('liveness', () => solveLiveness(graph))
   const second = await SecondDecoder.load()
-  const plan = stage('plan', () => makePlan(live, second, points))
-  stage('check', () => checkPlan(image, plan.tables, plan.live, plan.reserved, second))
+  const plan = await stage('plan', () => makePlan(live, second, points))
+  await stage('check', () => checkPlan(image, plan.tables, plan.live, plan.reserved, second))
   const manifest = describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version })
   if (plan.served.length === 0) return { bundle: undefined, plan, manifest, image, seconds }
   const { key, cert } = request
-  const bundle = stage('bundle', () =>
+  const bundle = await stage('bundle', () =>
     writeBundle({ manifest, target: identify(image), tables: plan.tables, ...(key && cert ? { key, cert } : {}) }))
   return { bundle, plan, manifest, image, seconds }
 }
@@ -110,24 +114,24 @@ export interface AnalyzeOptions extends ImageOptions {
 }
 
 /** Analyzes a whole image. */
-export const analyzeImage = (
+export const analyzeImage = async (
   path: string, options: AnalyzeOptions, progress: (stage: string) => void,
-): { image: Image; analysis: Analysis; verdict: Verdict | undefined; seconds: Record<string, number> } => {
+): Promise<{ image: Image; analysis: Analysis; verdict: Verdict | undefined; seconds: Record<string, number> }> => {
   const { seconds, stage } = stopwatch(progress)
-  const image = stage('image', () => loadImage(path, options))
-  const graph = stage('control flow', () => buildGraph(image))
-  const live = stage('liveness', () => solveLiveness(graph))
-  const analysis = stage('figures', () => analyze(live))
-  const verdict = options.check ? stage('check', () => checkClaims(image, claimsOf(live))) : undefined
+  const image = await stage('image', () => loadImage(path, options))
+  const graph = await stage('control flow', () => buildGraph(image))
+  const live = await stage('liveness', () => solveLiveness(graph))
+  const analysis = await stage('figures', () => analyze(live))
+  const verdict = options.check ? await stage('check', () => checkClaims(image, claimsOf(live))) : undefined
   return { image, analysis, verdict, seconds }
 }
 
 /** Everything that looking at single functions needs. */
 export const openGround = async (path: string, options: ImageOptions, progress: (stage: string) => void): Promise<Ground> => {
   const { stage } = stopwatch(progress)
-  const image = stage('image', () => loadImage(path, options))
-  const graph = stage('control flow', () => buildGraph(image))
-  const live = stage('liveness', () => solveLiveness(graph))
+  const image = await stage('image', () => loadImage(path, options))
+  const graph = await stage('control flow', () => buildGraph(image))
+  const live = await stage('liveness', () => solveLiveness(graph))
   return { image, live, reserved: findReserved(image), second: await SecondDecoder.load() }
 }
 

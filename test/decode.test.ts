@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import { Decoder, DecoderOptions, CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register } from 'iced-x86'
 import t from 'tap'
 import { sweepImage } from '../src/cfg/sweep.js'
+import { effectKills, effectReads, effectWrites } from '../src/code/effects.js'
 import { FACT_WORDS, FLOW_MASK, FLOW_SHIFT, IcedFacts } from '../src/code/facts.js'
 import { decodeRanges, FLOW } from '../src/code/instructions.js'
 import { KeyReader } from '../src/code/key.js'
@@ -119,8 +120,8 @@ t.test('effects of instructions', (t) => {
       else for (const name of word === 'all' ? everything : [word]) want[list]!.add(name)
     }
     const insns = decodeRanges([{ start: 0x1000, bytes: Uint8Array.from(Buffer.from(hex!, 'hex')) }])
-    const reads = namesOf(insns.reads[0]!)
-    const kills = namesOf(insns.kills[0]!)
+    const reads = namesOf(effectReads[insns.effect[0]!]!)
+    const kills = namesOf(effectKills[insns.effect[0]!]!)
     t.ok([...want['reads']!].every((r) => reads.includes(r)), `${hex} reads ${reads.join(' ')}`)
     t.ok([...want['kills']!].every((r) => kills.includes(r)), `${hex} kills ${kills.join(' ')}`)
     for (const name of want['writes']!) t.notOk(kills.includes(name), `${hex} does not certainly overwrite ${name}`)
@@ -395,8 +396,9 @@ const claimOf = (original: Uint8Array, buffer: bigint, code: bigint): Claim | un
     const insns = decodeRanges([{ start: 0x1000, bytes }])
     if (insns.count !== 1 || insns.flow[0] !== FLOW.next) return undefined
     const common = !insn.isPrivileged && insn.cpuidFeatures().every((feature) => COMMON.has(feature))
-    const unsteady = flagsOf(insn.rflagsUndefined) | (CHANCE.has(mnemonic) ? insns.writes[0]! : 0)
-    return { mnemonic, bytes, common, sets: [insns.reads[0]!, insns.kills[0]!, insns.writes[0]!, unsteady, base, index] }
+    const effect = insns.effect[0]!
+    const unsteady = flagsOf(insn.rflagsUndefined) | (CHANCE.has(mnemonic) ? effectWrites[effect]! : 0)
+    return { mnemonic, bytes, common, sets: [effectReads[effect]!, effectKills[effect]!, effectWrites[effect]!, unsteady, base, index] }
   } finally {
     info.free()
     factory.free()

@@ -10,6 +10,7 @@ import { equivalentBlocks, runsWith } from '../src/cfg/equivalent.js'
 import { cutFunction, type FunctionGraph } from '../src/cfg/function.js'
 import { buildGraph } from '../src/cfg/graph.js'
 import { END } from '../src/cfg/kinds.js'
+import { effectReads } from '../src/code/effects.js'
 import { decodeRanges, FLOW } from '../src/code/instructions.js'
 import { ALL, RCX, RDX, RSI } from '../src/code/registers.js'
 import { SecondDecoder } from '../src/code/second.js'
@@ -300,7 +301,8 @@ for (const kernel of KERNELS) {
         const g = cutFunction(live.graph, index)
         const solved = livenessOf(live, g)
         for (let i = 0; i < g.insns.count; i++) {
-          if (g.insns.flow[i] !== FLOW.call && (solved.liveIn[i]! & g.insns.reads[i]!) !== g.insns.reads[i]) t.fail(`${g.name}: a read register is dead`)
+          const reads = effectReads[g.insns.effect[i]!]!
+          if (g.insns.flow[i] !== FLOW.call && (solved.liveIn[i]! & reads) !== reads) t.fail(`${g.name}: a read register is dead`)
         }
       }
       // 6.1: __ftrace_hash_rec_update keeps r11 over a call to hash_contains_ip.isra.0 (gcc's -fipa-ra).

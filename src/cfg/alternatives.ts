@@ -4,6 +4,7 @@
 // apply_relocation or its forerunners, 6.1 and 6.12).
 // Left out: which variant a processor gets. What is concluded must hold for all of them, the file's own included.
 
+import { effectReads } from '../code/effects.js'
 import { decodeRanges, FLOW, type CodeRange } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
 import { bytesAt, type Image } from '../image/image.js'
@@ -41,7 +42,7 @@ export const readVariants = (image: Image): (Variant | undefined)[] => {
     const variant: Variant = { reads: 0, jumps: [], calls: [], callsAnything: false, leaves: false }
     const end = start + replLen[k]!
     for (let at = start; at < end; at += insns.length[i++]!) {
-      variant.reads |= insns.reads[i]!
+      variant.reads |= effectReads[insns.effect[i]!]!
       const target = insns.target[i]!
       switch (insns.flow[i]) {
         case FLOW.next: break

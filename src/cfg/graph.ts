@@ -14,7 +14,7 @@ import { FLOW, type Instructions } from '../code/instructions.js'
 import { ALL, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
-import { indexOf, lowerBound } from '../image/search.js'
+import { lowerBound } from '../image/search.js'
 import { readVariants } from './alternatives.js'
 import { readJumpTables } from './jumptables.js'
 import { CALL, EDGE, END, ENTRY, PROBLEM } from './kinds.js'
@@ -60,6 +60,8 @@ const LEADER = 1
 const CUT = 2 //   a block ends after it
 const STOPS = 4 // control does not go on to the next one
 const ELSEWHERE = 8 // the target of the transfer is only a thunk on the way
+const POINTED = 16 // something has its address
+const PROBLEM_SHIFT = 5 // the upper three bits are its PROBLEM
 
 /** ud2 "xen" and ud2 "kvm" (arch/x86/include/asm/emulate_prefix.h, 6.1 and 6.12). */
 const EMULATION_PREFIXES = [[0x0f, 0x0b, 0x78, 0x65, 0x6e], [0x0f, 0x0b, 0x6b, 0x76, 0x6d]]
@@ -79,11 +81,9 @@ class Builder {
   readonly insns: Instructions
   readonly index: InsnIndex
   readonly targets: BranchTargets
-  readonly mark: Uint8Array //    insn -> LEADER, CUT, STOPS
+  readonly mark: Uint8Array //    insn -> LEADER and so on
   readonly end: Uint8Array //     insn -> END bits
-  readonly problem: Uint8Array // insn -> PROBLEM
   readonly call: Uint8Array //    insn -> CALL
-  readonly pointed: Uint8Array // insn -> 1 when something has its address
   readonly loose: LooseEdge[] = []
   readonly altered: [insn: number, reads: RegisterSet][] = []
   readonly variantCalls: [insn: number, target: Rva][] = []
@@ -96,9 +96,11 @@ class Builder {
     this.targets = new BranchTargets(image.regions[0]!.start, image.regions.at(-1)!.end)
     this.mark = new Uint8Array(insns.count + 1)
     this.end = new Uint8Array(insns.count)
-    this.problem = new Uint8Array(insns.count)
     this.call = new Uint8Array(insns.count)
-    this.pointed = new Uint8Array(insns.count)
+  }
+
+  #fail(i: number, problem: number): void {
+    this.mark[i] = (this.mark[i]! & ((1 << PROBLEM_SHIFT) - 1)) | (problem << PROBLEM_SHIFT)
   }
 
   /** Notes that control may go from an instruction to an rva. */
@@ -108,7 +110,7 @@ class Builder {
     const at = this.index.at(to)
     if (at === NONE) {
       this.end[i]! |= END.unknown | END.leaks
-      this.problem[i] = PROBLEM.jumpsInside
+      this.#fail(i, PROBLEM.jumpsInside)
       this.#pointTo(to)
     } else {
       this.mark[at]! |= LEADER
@@ -123,16 +125,14 @@ class Builder {
     // Into the middle of an instruction: what comes behind it may be reached by other bytes than those that were swept.
     if (at === NONE) at = this.index.from(rva)
     if (at >= this.insns.count) return
-    this.mark[at]! |= LEADER
-    this.pointed[at] = 1
+    this.mark[at]! |= LEADER | POINTED
   }
 
   sweep(): void {
-    const { image, mark, end, call, targets, index, problem } = this
+    const { image, mark, end, call, targets, index } = this
     const { flow, target, count, rva, length } = this.insns
     const returnThunk = image.symbols.rvaOf('__x86_return_thunk')
-    const thunks = indirectThunks(image)
-    const { staticCallTrampolines: trampolines } = image.tables
+    const byPointer = this.#pointerPlaces()
     for (let i = 0; i < count; i++) {
       const to = target[i]!
       switch (flow[i]) {
@@ -142,17 +142,17 @@ class Builder {
           mark[i]! |= CUT
           if (flow[i] === FLOW.jump) mark[i]! |= STOPS
           if (to === returnThunk) end[i]! |= END.return | (flow[i] === FLOW.branch ? END.tailTaken : 0)
-          else if (thunks.has(to) || indexOf(trampolines.start, to) >= 0) {
+          else if (byPointer.has(to)) {
             end[i]! |= END.tail | END.tailIndirect | (flow[i] === FLOW.branch ? END.tailTaken : 0)
           } else if (to === NONE) {
             end[i]! |= END.unknown | END.leaks
-            problem[i] = PROBLEM.fallsThrough
+            this.#fail(i, PROBLEM.fallsThrough)
           } else this.#goTo(i, to, EDGE.jump)
           break
         case FLOW.call: {
           mark[i]! |= CUT
           end[i]! |= END.leaks
-          call[i] = thunks.has(to) || indexOf(trampolines.start, to) >= 0 ? CALL.anything : CALL.direct
+          call[i] = byPointer.has(to) ? CALL.anything : CALL.direct
           if (to === NONE) break
           targets.add(to)
           const at = index.at(to)
@@ -185,7 +185,7 @@ class Builder {
           end[i]! |= END.leaks
           if (this.#emulates(rva[i]!)) {
             end[i]! |= END.unknown
-            problem[i] = PROBLEM.undecodable
+            this.#fail(i, PROBLEM.undecodable)
           }
           break
         case FLOW.system:
@@ -196,11 +196,20 @@ class Builder {
         default:
           mark[i]! |= CUT | STOPS
           end[i]! |= END.leaks | END.unknown
-          problem[i] = PROBLEM.undecodable
+          this.#fail(i, PROBLEM.undecodable)
       }
       if (i + 1 < count && rva[i]! + length[i]! !== rva[i + 1]) mark[i + 1]! |= LEADER
     }
     if (count > 0) mark[0]! |= LEADER
+  }
+
+  /** Where control only passes on its way through a pointer: thunks, and trampolines that the kernel rewrites. */
+  #pointerPlaces(): BranchTargets {
+    const { regions, tables } = this.image
+    const places = new BranchTargets(regions[0]!.start, regions.at(-1)!.end)
+    for (const rva of indirectThunks(this.image)) places.add(rva)
+    for (const rva of tables.staticCallTrampolines.start) places.add(rva)
+    return places
   }
 
   /** Whether an emulation prefix starts there: a ud2 and three letters, behind which a hypervisor goes on. */
@@ -342,7 +351,7 @@ class Builder {
 
   /** Indirect jumps that are no tail calls, since data points into the function that makes them. */
   jumpTables(): void {
-    const { image: { functions, codePointers, tables }, insns, index, mark, end, problem } = this
+    const { image: { functions, codePointers, tables }, insns, index, mark, end } = this
     const jumps: number[] = []
     for (let i = 0; i < insns.count; i++) {
       if (!(end[i]! & END.tailIndirect)) continue
@@ -359,7 +368,7 @@ class Builder {
     for (const i of jumps) {
       const places = found.get(i)
       if (places === undefined) {
-        problem[i] = PROBLEM.jumpTable
+        this.#fail(i, PROBLEM.jumpTable)
         end[i]! |= END.unknown | END.leaks
         continue
       }
@@ -372,7 +381,7 @@ class Builder {
   }
 
   build(): KernelGraph {
-    const { image, insns, index, targets, mark, pointed } = this
+    const { image, insns, index, targets, mark } = this
     const { count, rva, length, flow, target } = insns
     let blockCount = 0
     for (let i = 0; i < count; i++) {
@@ -403,13 +412,8 @@ class Builder {
       const firstEdge = edges
       succStart[b] = firstEdge
       end[b] = this.end[last]!
-      problem[b] = this.problem[last]!
+      problem[b] = mark[last]! >>> PROBLEM_SHIFT
       call[b] = this.call[last]!
-      const addEdge = (to: number, kind: number): void => {
-        for (let e = firstEdge; e < edges; e++) if (succ[e] === to) return
-        succ[edges] = to
-        succKind[edges++] = kind
-      }
       if (!(mark[last]! & STOPS)) {
         if (last + 1 < count && rva[last + 1] === rva[last]! + length[last]!) {
           succ[edges] = b + 1
@@ -420,15 +424,18 @@ class Builder {
           if (flow[last] !== FLOW.system && flow[last] !== FLOW.trap) problem[b] = PROBLEM.fallsThrough
         }
       }
+      const to = target[last]!
       if ((flow[last] === FLOW.jump || flow[last] === FLOW.branch) && !(end[b]! & (END.return | END.tailIndirect)) &&
         !(mark[last]! & ELSEWHERE)) {
-        const at = target[last] === NONE ? NONE : index.at(target[last]!)
-        if (at !== NONE) addEdge(blockOf[at]!, EDGE.jump)
+        const at = to === NONE ? NONE : index.at(to)
+        if (at !== NONE) edges = addEdge(succ, succKind, firstEdge, edges, blockOf[at]!, EDGE.jump)
       }
       while (l < loose.length && loose[l]!.from < last) l++
-      for (; l < loose.length && loose[l]!.from === last; l++) addEdge(blockOf[loose[l]!.to]!, loose[l]!.kind)
-      if (call[b] === CALL.direct && target[last] !== NONE) {
-        const at = index.at(target[last]!)
+      for (; l < loose.length && loose[l]!.from === last; l++) {
+        edges = addEdge(succ, succKind, firstEdge, edges, blockOf[loose[l]!.to]!, loose[l]!.kind)
+      }
+      if (call[b] === CALL.direct && to !== NONE) {
+        const at = index.at(to)
         if (at !== NONE) {
           callee[b] = blockOf[at]!
           entry[blockOf[at]!]! |= ENTRY.called
@@ -436,7 +443,7 @@ class Builder {
       }
     }
     succStart[blockCount] = edges
-    for (let i = 0; i < count; i++) if (pointed[i]) entry[blockOf[i]!]! |= ENTRY.pointed
+    for (let i = 0; i < count; i++) if (mark[i]! & POINTED) entry[blockOf[i]!]! |= ENTRY.pointed
     const { functions } = image
     for (let f = 0; f < functions.count; f++) {
       const at = index.at(functions.start[f]!)
@@ -450,14 +457,22 @@ class Builder {
     this.altered.sort((a, b) => a[0] - b[0])
     const graph = {
       image, insns, index, targets, blockCount, blockFirst, blockOf, end, problem, entry,
-      succStart, succ: succ.slice(0, edges), succKind: succKind.slice(0, edges), call, callee, ...callersOf(callee),
+      succStart, succ: succ.subarray(0, edges), succKind: succKind.subarray(0, edges), call, callee, ...callersOf(callee),
       altered: Uint32Array.from(this.altered, (a) => a[0]), alteredReads: Uint32Array.from(this.altered, (a) => a[1]),
       variantCaller: Uint32Array.from(variantCalls, (c) => c[0]), variantCallee: Uint32Array.from(variantCalls, (c) => c[1]),
     }
-    const returning = findReturning({ ...graph, ...predecessors(graph) })
-    const trimmed = { ...graph, ...dropEdgesBehind(graph, returning) }
-    return { ...trimmed, ...predecessors(trimmed), returning }
+    const whole = { ...graph, ...predecessors(graph) }
+    const returning = findReturning(whole)
+    return { ...whole, ...dropEdgesBehind(whole, returning), returning }
   }
+}
+
+/** Appends an edge unless one of [first, edges) goes to the same block; returns how many edges there are. */
+const addEdge = (succ: Uint32Array, succKind: Uint8Array, first: number, edges: number, to: number, kind: number): number => {
+  for (let e = first; e < edges; e++) if (succ[e] === to) return edges
+  succ[edges] = to
+  succKind[edges] = kind
+  return edges + 1
 }
 
 /** The thunks that indirect branches go through, by rva. */
@@ -475,7 +490,7 @@ type Edges = Pick<KernelGraph, 'blockCount' | 'succStart' | 'succ'>
 /** The edges turned round, by counting sort: each block's predecessors ascend. */
 export const predecessors = ({ blockCount, succStart, succ }: Edges): Pick<KernelGraph, 'predStart' | 'pred'> => {
   const predStart = new Uint32Array(blockCount + 1)
-  for (const to of succ) predStart[to + 1]!++
+  for (let e = 0; e < succ.length; e++) predStart[succ[e]! + 1]!++
   for (let b = 0; b < blockCount; b++) predStart[b + 1]! += predStart[b]!
   const next = predStart.slice()
   const pred = new Uint32Array(succ.length)
@@ -488,13 +503,11 @@ export const predecessors = ({ blockCount, succStart, succ }: Edges): Pick<Kerne
 /** Direct calls turned round, likewise. */
 const callersOf = (callee: Uint32Array): Pick<KernelGraph, 'callerStart' | 'caller'> => {
   const callerStart = new Uint32Array(callee.length + 1)
-  for (const to of callee) if (to !== NONE) callerStart[to + 1]!++
+  for (let b = 0; b < callee.length; b++) if (callee[b] !== NONE) callerStart[callee[b]! + 1]!++
   for (let b = 0; b < callee.length; b++) callerStart[b + 1]! += callerStart[b]!
   const next = callerStart.slice()
   const caller = new Uint32Array(callerStart[callee.length]!)
-  callee.forEach((to, b) => {
-    if (to !== NONE) caller[next[to]!++] = b
-  })
+  for (let b = 0; b < callee.length; b++) if (callee[b] !== NONE) caller[next[callee[b]!]!++] = b
   return { callerStart, caller }
 }
 

@@ -12,7 +12,8 @@
 // that may change the register ends the slice; so does the start of a block.
 // Left out: tables of 32-bit offsets, as position-independent code has them; bounds that were checked in another block.
 
-import { Code, Decoder, DecoderOptions, Instruction, MemorySizeExt, Mnemonic, OpKind, Register } from 'iced-x86'
+import { Code, Decoder, DecoderOptions, Instruction, MemorySizeExt, Mnemonic, OpKind, Register } from '../code/iced.js'
+import { effectWrites } from '../code/effects.js'
 import type { Instructions } from '../code/instructions.js'
 import { FLOW } from '../code/flow.js'
 import { MAX_INSN_BYTES } from '../code/facts.js'
@@ -105,7 +106,7 @@ class Slicer {
       if (through < 0 || step === MAX_STEPS || this.leads(i)) return undefined
       i--
       if (insns.flow[i] !== FLOW.next || this.altered(i)) return undefined
-      if (!(insns.writes[i]! & (1 << through))) continue
+      if (!(effectWrites[insns.effect[i]!]! & (1 << through))) continue
       const insn = this.#decode(i)
       if (insn.code !== Code.Mov_r64_rm64 || insn.op1Kind !== OpKind.Memory || gprNumber(insn.op0Register) !== through) return undefined
       operand = this.#operand(insn)
@@ -149,10 +150,10 @@ class Slicer {
       const simple = insn.op0Kind === OpKind.Register && (WHOLE.has(insn.mnemonic) || insn.mnemonic === Mnemonic.And)
       if (from !== '') {
         // Nothing that writes memory, or what the address is made of.
-        if (!simple || insns.writes[i]! & addressSet) break
+        if (!simple || effectWrites[insns.effect[i]!]! & addressSet) break
         continue
       }
-      if (!(insns.writes[i]! & (1 << register))) continue
+      if (!(effectWrites[insns.effect[i]!]! & (1 << register))) continue
       if (insn.op0Kind !== OpKind.Register || gprNumber(insn.op0Register) !== register) break
       const width = gprBits(insn.op0Register)
       const size = ZERO_EXTENDS.get(insn.code)

@@ -5,6 +5,7 @@
 // returns, or is not known. So recursion without a way out does not return, and neither does what only calls it. Where
 // the graph lacks an edge, a function would wrongly count as one that never returns; hence all that is not known returns.
 
+import { assert } from '../error.js'
 import { NONE } from '../image/rva.js'
 import type { KernelGraph } from './graph.js'
 import { CALL, EDGE, END } from './kinds.js'
@@ -55,27 +56,44 @@ const isJump = ({ succStart, succ, succKind }: Part, from: number, to: number): 
   return false
 }
 
-/** The edges without those behind calls to what never returns. */
+/**
+ * Takes the edges behind calls to what never returns out of a graph that is being built, in both directions. Its arrays
+ * are reused: in place.
+ */
 export const dropEdgesBehind = (
-  graph: Pick<KernelGraph, 'blockCount' | 'succStart' | 'succ' | 'succKind' | 'call' | 'callee' | 'variantCaller'>,
+  graph: Pick<KernelGraph, 'blockCount' | 'succStart' | 'succ' | 'succKind' | 'predStart' | 'pred' | 'call' | 'callee' |
+    'variantCaller'>,
   returning: Uint8Array,
-): Pick<KernelGraph, 'succStart' | 'succ' | 'succKind'> => {
-  const { blockCount, call, callee } = graph
-  const succStart = new Uint32Array(blockCount + 1)
-  const succ = graph.succ.slice()
-  const succKind = graph.succKind.slice()
-  const hasVariantCall = new Uint8Array(blockCount)
-  for (const b of graph.variantCaller) hasVariantCall[b] = 1
-  let edges = 0
+): Pick<KernelGraph, 'succ' | 'succKind' | 'pred'> => {
+  const { blockCount, call, callee, succStart, succ, succKind, predStart, pred } = graph
+  const stays = new Uint8Array(blockCount) // block -> 1 when control does not go on to the next one
   for (let b = 0; b < blockCount; b++) {
+    stays[b] = call[b] === CALL.direct && callee[b] !== NONE && !returning[callee[b]!] ? 1 : 0
+  }
+  for (const b of graph.variantCaller) stays[b] = 0
+  const dropped = new Uint8Array(blockCount) // block -> 1 when the edge to the next one is gone
+  let edges = 0
+  for (let b = 0, e = 0; b < blockCount; b++) {
+    const end = succStart[b + 1]!
     succStart[b] = edges
-    const stays = call[b] === CALL.direct && callee[b] !== NONE && !returning[callee[b]!] && !hasVariantCall[b]
-    for (let e = graph.succStart[b]!; e < graph.succStart[b + 1]!; e++) {
-      if (stays && graph.succKind[e] === EDGE.next) continue
-      succ[edges] = graph.succ[e]!
-      succKind[edges++] = graph.succKind[e]!
+    for (; e < end; e++) {
+      if (stays[b] && succKind[e] === EDGE.next) {
+        dropped[b] = 1
+        continue
+      }
+      succ[edges] = succ[e]!
+      succKind[edges++] = succKind[e]!
     }
   }
   succStart[blockCount] = edges
-  return { succStart, succ: succ.slice(0, edges), succKind: succKind.slice(0, edges) }
+  let back = 0
+  for (let b = 0, e = 0; b < blockCount; b++) {
+    const end = predStart[b + 1]!
+    predStart[b] = back
+    // No two edges of a block go to the same one, so this is the one that was dropped.
+    for (; e < end; e++) if (pred[e]! + 1 !== b || !dropped[b - 1]) pred[back++] = pred[e]!
+  }
+  predStart[blockCount] = back
+  assert(back === edges, 'an edge is known from one end only')
+  return { succ: succ.subarray(0, edges), succKind: succKind.subarray(0, edges), pred: pred.subarray(0, back) }
 }

@@ -84,12 +84,10 @@ const skipPadding = (bytes: Uint8Array, at: number, end: number): number => {
 
 // The functions of a region, cut at every start, and what lies between them where that is more than padding. `known`
 // are places that are code even where they look like padding, ascending.
-const cutRegion = (image: Image, region: Region, known: Uint32Array, ret: CodeRange[]): void => {
+const cutRegion = (image: Image, region: Region, known: Uint32Array): CodeRange => {
   const { functions } = image
   const { bytes, start: base } = region
-  const push = (start: Rva, end: Rva): void => {
-    if (end > start) ret.push({ start, bytes: bytes.subarray(start - base, end - base) })
-  }
+  const pieces: number[] = []
   let covered: Rva = base // up to which functions reach
   let at: Rva = base
   let f = 0
@@ -105,9 +103,10 @@ const cutRegion = (image: Image, region: Region, known: Uint32Array, ret: CodeRa
       const k = lowerBound(known, at)
       at = base + skipPadding(bytes, at - base, Math.min(next, k < known.length ? known[k]! : next) - base)
     }
-    push(at, next)
+    if (next > at) pieces.push(at - base, next - base)
     at = next
   }
+  return { start: base, bytes, pieces }
 }
 
 export interface Sweep {
@@ -119,8 +118,6 @@ export interface Sweep {
 export const sweepImage = (image: Image): Sweep => {
   const { alternatives, exTable, staticKeys } = image.tables
   const known = Uint32Array.from([...alternatives.rva, ...exTable.fixup, ...staticKeys.target]).sort()
-  const ranges: CodeRange[] = []
-  for (const region of image.regions) if (region.name !== VARIANTS) cutRegion(image, region, known, ranges)
-  const insns = decodeRanges(ranges)
+  const insns = decodeRanges(image.regions.filter(({ name }) => name !== VARIANTS).map((region) => cutRegion(image, region, known)))
   return { insns, index: new InsnIndex(insns.rva) }
 }

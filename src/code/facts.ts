@@ -10,7 +10,7 @@
 
 import {
   Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-} from 'iced-x86'
+} from './iced.js'
 import { FLOW } from './flow.js'
 import { AF, ALL, CF, OF, PF, SF, ZF, type RegisterSet } from './registers.js'
 

@@ -3,9 +3,8 @@
 // Left out: operands. Who moves an instruction decodes it again (splice/move.ts).
 
 import { NONE, type Rva } from '../image/rva.js'
-import { FLOW_MASK, FLOW_SHIFT, GS_SHIFT, REL_MASK, REL_SHIFT, RIP_MASK, RIP_SHIFT } from './facts.js'
+import { FACT_WORDS, FLOW_MASK, FLOW_SHIFT, REL_MASK, REL_SHIFT, RIP_MASK, RIP_SHIFT } from './facts.js'
 import { FLOW } from './flow.js'
-import { ALL } from './registers.js'
 import { DecodeTable } from './table.js'
 
 export { FLOW } from './flow.js'
@@ -16,10 +15,7 @@ export interface Instructions {
   readonly length: Uint8Array //  insn -> bytes
   readonly flow: Uint8Array //    insn -> FLOW
   readonly target: Uint32Array // insn -> rva that a direct transfer goes to, or NONE
-  readonly reads: Uint32Array //  insn -> register set that it may read
-  readonly kills: Uint32Array //  insn -> register set that it certainly overwrites, whole and always
-  readonly writes: Uint32Array // insn -> register set that it may change
-  readonly changesGs: Uint8Array // insn -> 1 when it may change the GS base, through which counters are reached
+  readonly effect: Uint16Array // insn -> what it does to registers, a row of effects.ts
   readonly ripAt: Uint8Array //   insn -> place in it of the 4-byte displacement of a rip-relative operand; 0: none
 }
 
@@ -27,6 +23,8 @@ export interface Instructions {
 export interface CodeRange {
   readonly start: Rva
   readonly bytes: Uint8Array
+  /** Where in `bytes` the pieces lie that are decoded, each by itself: from, to, from, to…, ascending. Default: all. */
+  readonly pieces?: readonly number[]
 }
 
 /** Ranges up to this many bytes are decoded in a buffer that is kept; nearly all functions are smaller. */
@@ -58,10 +56,7 @@ class InstructionBuffer {
   length: Uint8Array
   flow: Uint8Array
   target: Uint32Array
-  reads: Uint32Array
-  kills: Uint32Array
-  writes: Uint32Array
-  changesGs: Uint8Array
+  effect: Uint16Array
   ripAt: Uint8Array
 
   /** @param bound instructions; as many as there are bytes is always enough */
@@ -70,10 +65,7 @@ class InstructionBuffer {
     this.length = new Uint8Array(bound)
     this.flow = new Uint8Array(bound)
     this.target = new Uint32Array(bound)
-    this.reads = new Uint32Array(bound)
-    this.kills = new Uint32Array(bound)
-    this.writes = new Uint32Array(bound)
-    this.changesGs = new Uint8Array(bound)
+    this.effect = new Uint16Array(bound)
     this.ripAt = new Uint8Array(bound)
   }
 
@@ -96,31 +88,26 @@ class InstructionBuffer {
     this.length = bytes(this.length)
     this.flow = bytes(this.flow)
     this.target = words(this.target)
-    this.reads = words(this.reads)
-    this.kills = words(this.kills)
-    this.writes = words(this.writes)
-    this.changesGs = bytes(this.changesGs)
+    const effect = new Uint16Array(bound)
+    effect.set(this.effect.subarray(0, this.count))
+    this.effect = effect
     this.ripAt = bytes(this.ripAt)
   }
 
   /** Appends what bytes[from, to) hold; bytes[0] lies at `base`. Allocates nothing but for what is new to the table. */
   append(bytes: Uint8Array, base: Rva, from: number, to: number): void {
     const { facts } = table
-    const { rva, length, flow, target, reads, kills, writes, changesGs, ripAt } = this
+    const { rva, length, flow, target, effect, ripAt } = this
     let n = this.count
     for (let at = from; at < to; n++) {
       const row = table.decode(bytes, at, to)
       const size = table.length
-      const effect = facts[row + 2]!
       const shape = facts[row + 3]!
-      const kind = (effect >>> FLOW_SHIFT) & FLOW_MASK
+      const kind = (facts[row + 2]! >>> FLOW_SHIFT) & FLOW_MASK
       rva[n] = base + at
       length[n] = size
       flow[n] = kind
-      reads[n] = facts[row]!
-      kills[n] = facts[row + 1]!
-      writes[n] = effect & ALL
-      changesGs[n] = effect >>> GS_SHIFT
+      effect[n] = table.effect[row / FACT_WORDS]!
       const rip = (shape >>> RIP_SHIFT) & RIP_MASK
       ripAt[n] = rip === 0 ? 0 : rip + table.opcodeAt - at
       at += size
@@ -133,12 +120,11 @@ class InstructionBuffer {
   /** The table; as views of the buffer, or as copies where the buffer is to be filled again. */
   instructions(copy: boolean): Instructions {
     const { count } = this
-    const cut = <T extends Uint8Array | Uint32Array>(column: T): T =>
+    const cut = <T extends Uint8Array | Uint16Array | Uint32Array>(column: T): T =>
       (copy ? column.slice(0, count) : column.subarray(0, count)) as T
     return {
       count, rva: cut(this.rva), length: cut(this.length), flow: cut(this.flow), target: cut(this.target),
-      reads: cut(this.reads), kills: cut(this.kills), writes: cut(this.writes), changesGs: cut(this.changesGs),
-      ripAt: cut(this.ripAt),
+      effect: cut(this.effect), ripAt: cut(this.ripAt),
     }
   }
 }
@@ -146,7 +132,7 @@ class InstructionBuffer {
 const kept = new InstructionBuffer(KEPT_BYTES)
 
 /**
- * Decodes the ranges from first to last byte. Bytes that do not decode become one-byte instructions of flow `invalid`,
+ * Decodes the ranges, or their pieces, from first to last byte. Bytes that do not decode become one-byte instructions of flow `invalid`,
  * which read everything.
  */
 export const decodeRanges = (ranges: readonly CodeRange[]): Instructions => {
@@ -155,9 +141,13 @@ export const decodeRanges = (ranges: readonly CodeRange[]): Instructions => {
   const small = bytes <= KEPT_BYTES
   const buffer = small ? kept : new InstructionBuffer(Math.ceil(bytes / BYTES_PER_INSN))
   buffer.count = 0
-  for (const { bytes, start } of ranges) {
-    if (!small) buffer.reserve(bytes.length)
-    buffer.append(bytes, start, 0, bytes.length)
+  for (const { bytes, start, pieces = [0, bytes.length] } of ranges) {
+    for (let p = 0; p < pieces.length; p += 2) {
+      const from = pieces[p]!
+      const to = pieces[p + 1]!
+      if (!small) buffer.reserve(to - from)
+      buffer.append(bytes, start, from, to)
+    }
   }
   return buffer.instructions(small)
 }
@@ -166,26 +156,15 @@ export const decodeRanges = (ranges: readonly CodeRange[]): Instructions => {
 export const sliceInstructions = (insns: Instructions, first: number, last: number): Instructions => ({
   count: last - first,
   rva: insns.rva.subarray(first, last), length: insns.length.subarray(first, last), flow: insns.flow.subarray(first, last),
-  target: insns.target.subarray(first, last), reads: insns.reads.subarray(first, last),
-  kills: insns.kills.subarray(first, last), writes: insns.writes.subarray(first, last),
-  changesGs: insns.changesGs.subarray(first, last), ripAt: insns.ripAt.subarray(first, last),
+  target: insns.target.subarray(first, last), effect: insns.effect.subarray(first, last),
+  ripAt: insns.ripAt.subarray(first, last),
 })
 
 /** Several tables one after the other, copied. */
 export const joinInstructions = (parts: readonly Instructions[]): Instructions => {
   let count = 0
   for (const part of parts) count += part.count
-  const words = (column: (part: Instructions) => Uint32Array): Uint32Array => {
-    const joined = new Uint32Array(count)
-    let at = 0
-    for (const part of parts) {
-      joined.set(column(part), at)
-      at += part.count
-    }
-    return joined
-  }
-  const bytes = (column: (part: Instructions) => Uint8Array): Uint8Array => {
-    const joined = new Uint8Array(count)
+  const join = <T extends Uint8Array | Uint16Array | Uint32Array>(joined: T, column: (part: Instructions) => T): T => {
     let at = 0
     for (const part of parts) {
       joined.set(column(part), at)
@@ -194,8 +173,8 @@ export const joinInstructions = (parts: readonly Instructions[]): Instructions =
     return joined
   }
   return {
-    count, rva: words((p) => p.rva), length: bytes((p) => p.length), flow: bytes((p) => p.flow),
-    target: words((p) => p.target), reads: words((p) => p.reads), kills: words((p) => p.kills),
-    writes: words((p) => p.writes), changesGs: bytes((p) => p.changesGs), ripAt: bytes((p) => p.ripAt),
+    count, rva: join(new Uint32Array(count), (p) => p.rva), length: join(new Uint8Array(count), (p) => p.length),
+    flow: join(new Uint8Array(count), (p) => p.flow), target: join(new Uint32Array(count), (p) => p.target),
+    effect: join(new Uint16Array(count), (p) => p.effect), ripAt: join(new Uint8Array(count), (p) => p.ripAt),
   }
 }

@@ -2,8 +2,9 @@
 // Only instructions that decode are kept, and only iced's own answers; so what the table says of an instruction does not
 // depend on which came before. When it is full it starts anew (a kernel has some 35 thousand keys).
 
+import { effectOf } from './effects.js'
 import { FLOW } from './flow.js'
-import { FACT_WORDS, FLOW_SHIFT, IcedFacts, LENGTH_MASK, MAX_INSN_BYTES } from './facts.js'
+import { FACT_WORDS, FLOW_SHIFT, GS_SHIFT, IcedFacts, LENGTH_MASK, MAX_INSN_BYTES } from './facts.js'
 import { KeyReader } from './key.js'
 import { ALL } from './registers.js'
 
@@ -14,6 +15,8 @@ const MAX_KEYS = SLOTS >>> 1
 export class DecodeTable {
   /** Facts, FACT_WORDS a row; `decode` returns where a row begins. */
   readonly facts = new Int32Array((SLOTS + 2) * FACT_WORDS)
+  /** Row / FACT_WORDS -> the instruction's effect (effects.ts). */
+  readonly effect = new Uint16Array(SLOTS + 2)
   /** Bytes of the instruction that was decoded last. */
   length = 0
   /** Place of its opcode: the facts count from there. */
@@ -31,6 +34,7 @@ export class DecodeTable {
     this.facts[invalid] = ALL
     this.facts[invalid + 2] = ALL | (FLOW.invalid << FLOW_SHIFT)
     this.facts[invalid + 3] = 1
+    this.#intern(SLOTS + 1)
   }
 
   /**
@@ -70,6 +74,7 @@ export class DecodeTable {
       return this.#invalid(at)
     }
     this.#keys[slot] = key
+    this.#intern(slot)
     this.#count++
     this.length = opcodeAt - at + (this.facts[row + 3]! & LENGTH_MASK)
     this.opcodeAt = opcodeAt
@@ -80,9 +85,16 @@ export class DecodeTable {
     this.keyless++
     const row = SLOTS * FACT_WORDS
     this.#iced.read(bytes, at, end, at, this.facts, row)
+    this.#intern(SLOTS)
     this.length = this.facts[row + 3]! & LENGTH_MASK
     this.opcodeAt = at
     return row
+  }
+
+  #intern(slot: number): void {
+    const row = slot * FACT_WORDS
+    const change = this.facts[row + 2]!
+    this.effect[slot] = effectOf(this.facts[row]!, this.facts[row + 1]!, change & ALL, (change >>> GS_SHIFT) & 1)
   }
 
   #invalid(at: number): number {

@@ -23,7 +23,7 @@
 // Left out: whether the image is what runs, which the module checks; whether reads and kills of an instruction are the
 // processor's, which test/decode.test.ts judges by execution.
 
-import { Decoder, DecoderOptions, Instruction, OpKind } from 'iced-x86'
+import { Decoder, DecoderOptions, Instruction, OpKind } from '../code/iced.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { NONE, hex, type Rva } from '../image/rva.js'
 import { Deeds, EVERYTHING, KIND, STATUS } from './deeds.js'

@@ -5,7 +5,7 @@
 
 import {
   Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-} from 'iced-x86'
+} from '../code/iced.js'
 
 /** Every general register (bits 0-15, by number) and CF PF AF ZF SF OF (bits 16-21). */
 export const EVERYTHING = 0x3f_ffff

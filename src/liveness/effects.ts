@@ -9,6 +9,7 @@
 
 import type { KernelGraph } from '../cfg/graph.js'
 import { CALL, END } from '../cfg/kinds.js'
+import { effectChangesGs, effectKills, effectOf, effectReads, effectWrites } from '../code/effects.js'
 import { FLOW } from '../code/instructions.js'
 import { ALL, FLAGS, R11, RCX, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
@@ -16,11 +17,11 @@ import { NONE } from '../image/rva.js'
 import {
   isTraced, LOST_AT_FTRACE_SITE, LOST_OVER_CALL, READ_AT_ENTRY, READ_AT_FTRACE_SITE, READ_BY_POINTER_CALL,
 } from './convention.js'
-import { findKept } from './kept.js'
+import { findKept, type Kept } from './kept.js'
+import { Worklist } from './worklist.js'
 
 export interface Effects {
-  readonly reads: Uint32Array //    insn -> register set; calls without what the callee does
-  readonly kills: Uint32Array //    insn -> register set
+  readonly effect: Uint16Array //   insn -> a row of code/effects.ts; calls without what the callee does
   readonly use: Uint32Array //      block -> read by its instructions before they overwrite it
   readonly def: Uint32Array //      block -> overwritten by its instructions
   readonly callUse: Uint32Array //  block -> what the call at its end may read, as far as a rule says it
@@ -33,8 +34,8 @@ export interface Effects {
   readonly exits: Uint8Array
   /** block -> 1 when a traced function starts there. */
   readonly traced: Uint8Array
-  /** block -> what its call of a traced function is taken to leave alone, against the rule (kept.ts). */
-  readonly kept: Uint32Array
+  /** Calls of traced functions that are taken to leave registers alone, against the rule (kept.ts). */
+  readonly kept: Kept
 }
 
 /** Types of exception table entries are small numbers since 5.17; before, a handler's place stood there. */
@@ -84,29 +85,26 @@ const thunksThroughR11 = (image: Image): Set<number> => {
   return found
 }
 
-/** Works out the effects of all code. */
-export const findEffects = (graph: KernelGraph): Effects => {
+/** Works out the effects of all code. @param work an empty list of the graph's size */
+export const findEffects = (graph: KernelGraph, work = new Worklist(graph.blockCount)): Effects => {
   const { image, insns, index, blockCount, blockFirst, end, call, succStart } = graph
-  const reads = insns.reads.slice()
-  const kills = insns.kills.slice()
-  for (let k = 0; k < graph.altered.length; k++) {
-    const i = graph.altered[k]!
-    reads[i]! |= graph.alteredReads[k]!
-    kills[i] = 0
+  const effect = insns.effect.slice()
+  const replace = (i: number, reads: RegisterSet, kills: RegisterSet): void => {
+    effect[i] = effectOf(reads, kills, effectWrites[effect[i]!]!, effectChangesGs[effect[i]!]!)
   }
+  /** Something may run there that reads more, and nothing is certainly overwritten. */
+  const weaken = (i: number, reads: RegisterSet): void => replace(i, effectReads[effect[i]!]! | reads, 0)
+  for (let k = 0; k < graph.altered.length; k++) weaken(graph.altered[k]!, graph.alteredReads[k]!)
   const { exTable, ftrace } = image.tables
   const oldFixups = exTable.data.some((data) => (data & 0xff) > MAX_FIXUP_TYPE)
   exTable.insn.forEach((rva, k) => {
     const i = index.at(rva)
     if (i === NONE) return
-    reads[i]! |= oldFixups ? ALL : readByHandler(exTable.data[k]!)
-    kills[i] = 0
+    weaken(i, oldFixups ? ALL : readByHandler(exTable.data[k]!))
   })
   for (const rva of ftrace) {
     const i = index.at(rva)
-    if (i === NONE) continue
-    reads[i] = READ_AT_FTRACE_SITE
-    kills[i] = LOST_AT_FTRACE_SITE
+    if (i !== NONE) replace(i, READ_AT_FTRACE_SITE, LOST_AT_FTRACE_SITE)
   }
   const warns = new Set<number>()
   for (const rva of image.tables.warns) warns.add(index.at(rva))
@@ -122,7 +120,7 @@ export const findEffects = (graph: KernelGraph): Effects => {
   for (const b of graph.variantCaller) variantCaller[b] = 1
 
   const effects = {
-    reads, kills, traced, kept: findKept(graph, traced),
+    effect, traced, kept: findKept(graph, traced, work),
     use: new Uint32Array(blockCount), def: new Uint32Array(blockCount),
     callUse: new Uint32Array(blockCount), callDef: new Uint32Array(blockCount),
     callee: new Uint32Array(blockCount).fill(NONE),
@@ -139,12 +137,13 @@ export const findEffects = (graph: KernelGraph): Effects => {
   for (let b = 0; b < blockCount; b++) {
     const last = blockFirst[b + 1]! - 1
     const flow = insns.flow[last]!
-    if (flow === FLOW.trap && !warns.has(last)) reads[last] = ALL
+    if (flow === FLOW.trap && !warns.has(last)) replace(last, ALL, effectKills[effect[last]!]!)
     let use = 0
     let def = 0
     for (let i = last; i >= blockFirst[b]!; i--) {
-      use = reads[i]! | (use & ~kills[i]!)
-      def |= kills[i]!
+      const kills = effectKills[effect[i]!]!
+      use = effectReads[effect[i]!]! | (use & ~kills)
+      def |= kills
     }
     effects.use[b] = use
     effects.def[b] = def
@@ -155,7 +154,7 @@ export const findEffects = (graph: KernelGraph): Effects => {
       if (callee === NONE) effects.callUse[b] = ALL
       else if (traced[callee]) {
         effects.callUse[b] = READ_AT_ENTRY
-        effects.callDef[b] = LOST_OVER_CALL & ~effects.kept[b]!
+        effects.callDef[b] = LOST_OVER_CALL
       } else effects.callee[b] = callee
     }
     const bits = end[b]!
@@ -169,6 +168,9 @@ export const findEffects = (graph: KernelGraph): Effects => {
     }
     effects.away[b] = away
   }
+  effects.kept.block.forEach((b, k) => {
+    effects.callDef[b]! &= ~effects.kept.set[k]!
+  })
   return effects
 }
 

@@ -1,6 +1,6 @@
 // Where compiled code contradicts the rule that a call loses registers: behind which calls of traced functions a register
-// is read that convention.ts says was lost. In: the graph. Out: for every block, which registers its call is to be taken
-// to leave alone after all.
+// is read that convention.ts says was lost. In: the graph. Out: these calls, and which registers each is to be taken to
+// leave alone after all.
 //
 // The rule's evidence is that files with ftrace sites are compiled with -pg, which turns -fipa-ra off. A compiler that
 // did otherwise could keep any caller-saved register over a call of a function of the same file; it would then read it
@@ -14,37 +14,51 @@
 
 import type { KernelGraph } from '../cfg/graph.js'
 import { CALL } from '../cfg/kinds.js'
+import { effectReads, effectWrites } from '../code/effects.js'
 import { FLOW } from '../code/instructions.js'
-import { ALL, type RegisterSet } from '../code/registers.js'
+import { ALL, FLAGS, GPRS, type RegisterSet } from '../code/registers.js'
 import { NONE } from '../image/rva.js'
 import { LOST_OVER_CALL } from './convention.js'
-import { Worklist } from './worklist.js'
+import type { Worklist } from './worklist.js'
 
-/** block -> registers of LOST_OVER_CALL that are read behind its call; 0 where it calls no traced function. */
-export const findKept = (graph: KernelGraph, traced: Uint8Array): Uint32Array => {
-  const { insns, index, image, blockCount, blockFirst, succStart, succ, predStart, pred, call, callee } = graph
-  const use = new Uint32Array(blockCount)
-  const write = new Uint32Array(blockCount)
-  const tracerSite = new Uint8Array(insns.count)
-  for (const rva of image.tables.ftrace) {
-    const i = index.at(rva)
-    if (i !== NONE) tracerSite[i] = 1
-  }
+// What convention.ts gives up over a call, in one byte, since the tables below are read once and fresh memory is dear:
+// bit 0 rcx, 1 rsi, 2 rdi, 3..6 r8..r11, 7 any flag.
+const pack = (set: RegisterSet): number =>
+  ((set >>> 1) & 1) | ((set >>> 5) & 0x7e) | (set & FLAGS ? 0x80 : 0)
+const unpack = (packed: number): RegisterSet =>
+  ((packed & 1) << 1) | ((packed & 0x7e) << 5) | (packed & 0x80 ? FLAGS : 0)
+
+/** Calls and what they leave alone, by calling block, ascending. */
+export interface Kept {
+  readonly block: Uint32Array
+  readonly set: Uint32Array // parallel: a part of LOST_OVER_CALL
+}
+
+/**
+ * The calls of traced functions behind which registers of LOST_OVER_CALL are read.
+ * @param work an empty list of the graph's size
+ */
+export const findKept = (graph: KernelGraph, traced: Uint8Array, work: Worklist): Kept => {
+  const { insns, blockCount, blockFirst, succStart, succ, predStart, pred, call, callee } = graph
+  const use = new Uint8Array(blockCount)
+  const stays = new Uint8Array(blockCount) // block -> what it does not write
   for (let b = 0; b < blockCount; b++) {
     let read = 0
     let written = 0
-    for (let i = blockFirst[b + 1]! - 1; i >= blockFirst[b]!; i--) {
-      if (tracerSite[i]) continue
+    let last = blockFirst[b + 1]! - 1
+    if (insns.flow[last] === FLOW.call && call[b] === CALL.none) last-- // an ftrace site
+    for (let i = last; i >= blockFirst[b]!; i--) {
+      const effect = insns.effect[i]!
       // Who reads everything, or goes nobody knows where, tells nothing.
-      const own = insns.flow[i]! >= FLOW.trap || insns.reads[i] === ALL ? 0 : insns.reads[i]!
-      read = own | (read & ~insns.writes[i]!)
-      written |= insns.writes[i]!
+      const own = insns.flow[i]! >= FLOW.trap || effectReads[effect] === ALL ? 0 : effectReads[effect]!
+      read = own | (read & ~effectWrites[effect]!)
+      written |= effectWrites[effect]!
     }
-    use[b] = read & LOST_OVER_CALL
-    write[b] = written
+    use[b] = pack(read)
+    stays[b] = pack(~written & (GPRS | (written & FLAGS ? 0 : FLAGS)))
   }
-  const read = new Uint32Array(blockCount) // what may be read from the block's start on
-  const behind = (b: number): RegisterSet => {
+  const read = new Uint8Array(blockCount) // what may be read from the block's start on
+  const behind = (b: number): number => {
     let out = 0
     for (let e = succStart[b]!; e < succStart[b + 1]!; e++) {
       const s = succ[e]!
@@ -52,17 +66,17 @@ export const findKept = (graph: KernelGraph, traced: Uint8Array): Uint32Array =>
     }
     return out
   }
-  const work = new Worklist(blockCount, true)
+  work.fill()
   while (!work.empty) {
     const b = work.pop()
-    const set = use[b]! | (behind(b) & ~write[b]!)
+    const set = use[b]! | (behind(b) & stays[b]!)
     if (set === read[b]) continue
     read[b] = set
     for (let e = predStart[b]!; e < predStart[b + 1]!; e++) work.push(pred[e]!)
   }
-  const kept = new Uint32Array(blockCount)
+  const found: number[] = []
   for (let b = 0; b < blockCount; b++) {
-    if (call[b] === CALL.direct && callee[b] !== NONE && traced[callee[b]!]) kept[b] = behind(b)
+    if (call[b] === CALL.direct && callee[b] !== NONE && traced[callee[b]!] && behind(b) !== 0) found.push(b)
   }
-  return kept
+  return { block: Uint32Array.from(found), set: Uint32Array.from(found, (b) => unpack(behind(b)) & LOST_OVER_CALL) }
 }

@@ -23,6 +23,7 @@
 import type { FunctionGraph } from '../cfg/function.js'
 import type { KernelGraph } from '../cfg/graph.js'
 import { END, ENTRY } from '../cfg/kinds.js'
+import { effectKills, effectReads } from '../code/effects.js'
 import { ALL, type RegisterSet } from '../code/registers.js'
 import { NONE } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
@@ -85,20 +86,23 @@ export type Scope = 'kernel' | 'function'
 /** Solves the whole graph. */
 export const solveLiveness = (graph: KernelGraph, scope: Scope = 'kernel'): KernelLiveness => {
   const { blockCount, succStart, succ, predStart, pred } = graph
-  const effects = findEffects(graph)
-  const summaries = scope === 'kernel' ? summarize(graph, effects)
+  const backward = new Worklist(blockCount)
+  const effects = findEffects(graph, backward)
+  const summaries = scope === 'kernel' ? summarize(graph, effects, backward)
     : { reads: new Uint32Array(blockCount).fill(ALL), defines: new Uint32Array(blockCount) }
   const { use, def, callee, traced, exits } = effects
   const exit = new Uint32Array(blockCount)
   const liveIn = new Uint32Array(blockCount)
   const live: KernelLiveness = { graph, effects, summaries, exit, liveIn }
-  const forward = new Worklist(blockCount, false)
-  const backward = new Worklist(blockCount, true)
+  const forward = new Worklist(blockCount)
+  backward.fill()
   for (let b = 0; b < blockCount; b++) {
     exit[b] = startOf(graph, effects, b, scope)
     if (exit[b] !== 0) forward.push(b)
   }
-  for (let b = 0; b < blockCount; b++) if (effects.kept[b] !== 0) exit[graph.callee[b]!]! |= effects.kept[b]!
+  effects.kept.block.forEach((b, k) => {
+    exit[graph.callee[b]!]! |= effects.kept.set[k]!
+  })
   for (const b of graph.variantCallee) {
     if (b === NONE || traced[b]) continue
     exit[b] = ALL
@@ -135,13 +139,14 @@ export const solveLiveness = (graph: KernelGraph, scope: Scope = 'kernel'): Kern
   return live
 }
 
-/** Writes what is live before every instruction of a block to ret, by insn. */
-export const liveInBlock = (live: KernelLiveness, b: number, ret: Uint32Array): void => {
-  const { graph: { blockFirst }, effects: { reads, kills } } = live
+/** Writes what is live before every instruction of a block to ret[at...]. */
+export const liveInBlock = (live: KernelLiveness, b: number, ret: Uint32Array, at: number): void => {
+  const { graph: { blockFirst }, effects: { effect } } = live
+  const first = blockFirst[b]!
   let set = liveAtTransfer(live, b)
-  for (let i = blockFirst[b + 1]! - 1; i >= blockFirst[b]!; i--) {
-    set = reads[i]! | (set & ~kills[i]!)
-    ret[i] = set
+  for (let i = blockFirst[b + 1]! - 1; i >= first; i--) {
+    set = effectReads[effect[i]!]! | (set & ~effectKills[effect[i]!]!)
+    ret[at + i - first] = set
   }
 }
 
@@ -149,7 +154,7 @@ export const liveInBlock = (live: KernelLiveness, b: number, ret: Uint32Array): 
 export const claimsOf = (live: KernelLiveness): Claims => {
   const { graph, summaries, exit } = live
   const all = new Uint32Array(graph.insns.count)
-  for (let b = 0; b < graph.blockCount; b++) liveInBlock(live, b, all)
+  for (let b = 0; b < graph.blockCount; b++) liveInBlock(live, b, all, graph.blockFirst[b]!)
   return {
     rva: graph.insns.rva, live: all, blockFirst: graph.blockFirst, reads: summaries.reads, defines: summaries.defines, exit,
     returning: graph.returning,
@@ -173,7 +178,6 @@ export const livenessOf = (live: KernelLiveness, fn: FunctionGraph): Liveness =>
     const whole = fn.block[b]!
     const first = blockFirst[b]!
     const last = blockFirst[b + 1]! - 1
-    const offset = graph.blockFirst[whole]! - first
     if (fn.blockEnd[b]! & (END.return | END.tail | END.unknown | END.faultLeaves | END.variantLeaves)) {
       let away: RegisterSet = effects.away[whole]! | (effects.exits[whole] ? live.exit[whole]! : 0)
       for (let e = graph.succStart[whole]!; e < graph.succStart[whole + 1]!; e++) {
@@ -181,12 +185,7 @@ export const livenessOf = (live: KernelLiveness, fn: FunctionGraph): Liveness =>
       }
       liveAway[last] = away
     }
-    if (fn.incomplete !== '') continue
-    let set = liveAtTransfer(live, whole)
-    for (let i = last; i >= first; i--) {
-      set = effects.reads[i + offset]! | (set & ~effects.kills[i + offset]!)
-      liveIn[i] = set
-    }
+    if (fn.incomplete === '') liveInBlock(live, whole, liveIn, first)
   }
   return { liveIn, liveAway }
 }

@@ -23,7 +23,7 @@ import { ALL, type RegisterSet } from '../code/registers.js'
 import { NONE } from '../image/rva.js'
 import { LOST_OVER_CALL, READ_AT_ENTRY } from './convention.js'
 import type { Effects } from './effects.js'
-import { Worklist } from './worklist.js'
+import type { Worklist } from './worklist.js'
 
 export interface Summaries {
   readonly reads: Uint32Array //   block -> register set
@@ -32,10 +32,10 @@ export interface Summaries {
 
 const RETURNS = END.return | END.tailIndirect | END.unknown | END.variantLeaves
 
-/** Solves both, over the whole graph. */
-export const summarize = (graph: KernelGraph, effects: Effects): Summaries => {
-  const defines = solveDefines(graph, effects)
-  return { defines, reads: solveReads(graph, effects, defines) }
+/** Solves both, over the whole graph. @param work an empty list of the graph's size */
+export const summarize = (graph: KernelGraph, effects: Effects, work: Worklist): Summaries => {
+  const defines = solveDefines(graph, effects, work.fill())
+  return { defines, reads: solveReads(graph, effects, defines, work.fill()) }
 }
 
 /** Everyone whose value depends on a block's: predecessors, and those who call it. */
@@ -44,11 +44,10 @@ const pushDependents = (graph: KernelGraph, work: Worklist, b: number): void => 
   for (let c = graph.callerStart[b]!; c < graph.callerStart[b + 1]!; c++) work.push(graph.caller[c]!)
 }
 
-const solveDefines = (graph: KernelGraph, effects: Effects): Uint32Array => {
+const solveDefines = (graph: KernelGraph, effects: Effects, work: Worklist): Uint32Array => {
   const { blockCount, succStart, succ, end } = graph
   const { def, callDef, callee, traced } = effects
   const defines = new Uint32Array(blockCount).fill(ALL)
-  const work = new Worklist(blockCount, true)
   while (!work.empty) {
     const b = work.pop()
     let set: RegisterSet = end[b]! & RETURNS ? 0 : ALL
@@ -65,11 +64,10 @@ const solveDefines = (graph: KernelGraph, effects: Effects): Uint32Array => {
   return defines
 }
 
-const solveReads = (graph: KernelGraph, effects: Effects, defines: Uint32Array): Uint32Array => {
+const solveReads = (graph: KernelGraph, effects: Effects, defines: Uint32Array, work: Worklist): Uint32Array => {
   const { blockCount, succStart, succ } = graph
   const { use, def, callUse, callDef, callee, away, traced } = effects
   const reads = new Uint32Array(blockCount)
-  const work = new Worklist(blockCount, true)
   while (!work.empty) {
     const b = work.pop()
     let set: RegisterSet = away[b]!

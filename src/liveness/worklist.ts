@@ -1,18 +1,24 @@
-// Blocks that are to be looked at (again): a stack that holds each at most once.
+// Blocks that are to be looked at (again): a stack that holds each at most once. One list serves several solvers in turn:
+// fresh memory is dear.
 
 export class Worklist {
   readonly #stack: Uint32Array
   readonly #waiting: Uint8Array // block -> 1 while on the stack
   #top = 0
 
-  /** @param count blocks; all of them wait, the last one first, since information flows backward */
-  constructor(count: number, all: boolean) {
+  /** Empty. @param count blocks */
+  constructor(count: number) {
     this.#stack = new Uint32Array(count)
     this.#waiting = new Uint8Array(count)
-    if (!all) return
+  }
+
+  /** Lets all blocks wait, the last one first, since information flows backward. */
+  fill(): this {
+    const count = this.#stack.length
     for (let b = 0; b < count; b++) this.#stack[b] = b
     this.#waiting.fill(1)
     this.#top = count
+    return this
   }
 
   get empty(): boolean {

@@ -41,14 +41,16 @@ type Histogram = Uint32Array
 
 const newHistogram = (): Histogram => new Uint32Array(8)
 
+/** A set of general registers -> how many there are beside rsp, at most 3. */
+const UP_TO_3 = Uint8Array.from({ length: GPRS + 1 }, (_, set) => {
+  let rest = set & ~RSP
+  let count = 0
+  for (; rest !== 0 && count < 3; count++) rest &= rest - 1
+  return count
+})
+
 const countFree = (histogram: Histogram, live: RegisterSet): void => {
-  let dead = ~live & GPRS & ~RSP
-  let slot = live & FLAGS ? 0 : 4
-  for (let n = 0; n < 3 && dead !== 0; n++) {
-    dead &= dead - 1
-    slot++
-  }
-  histogram[slot]!++
+  histogram[UP_TO_3[~live & GPRS]! + (live & FLAGS ? 0 : 4)]!++
 }
 
 const freeOf = (histogram: Histogram): Free => {
@@ -102,18 +104,21 @@ export const analyze = (live: KernelLiveness): Analysis => {
     countFree(entries, live.liveIn[graph.blockOf[at]!]!)
   }
   const entered = findEntered(graph)
-  const sets = new Uint32Array(insns.count) // scratch: insn -> live
+  let longest = 0
+  for (let b = 0; b < graph.blockCount; b++) longest = Math.max(longest, blockFirst[b + 1]! - blockFirst[b]!)
+  const sets = new Uint32Array(longest) // scratch: instruction of the block -> live
   for (let b = 0; b < graph.blockCount; b++) {
     if (!entered[b]) continue
     const first = blockFirst[b]!
     const last = blockFirst[b + 1]! - 1
-    liveInBlock(live, b, sets)
+    const count = last + 1 - first
+    liveInBlock(live, b, sets, 0)
     result.blocks++
     result.edges += succStart[b + 1]! - succStart[b]!
-    result.instructions += last + 1 - first
-    countFree(blockStarts, sets[first]!)
-    for (let i = first; i <= last; i++) countFree(free, sets[i]!)
-    if (end[b]! & END.return) countFree(returns, sets[last]!)
+    result.instructions += count
+    countFree(blockStarts, sets[0]!)
+    for (let i = 0; i < count; i++) countFree(free, sets[i]!)
+    if (end[b]! & END.return) countFree(returns, sets[count - 1]!)
     if (call[b] === CALL.anything) {
       result.indirect[insns.flow[last] === FLOW.call && indexOf(tables.staticCalls, insns.rva[last]!) >= 0 ? 'static call' : 'call']!++
     }

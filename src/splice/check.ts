@@ -7,7 +7,7 @@
 //
 // and if no register or flag that is live there is changed. Anything else is a bug of the planner: it throws.
 
-import { Decoder, DecoderOptions, Mnemonic, OpKind, Register, type Instruction } from 'iced-x86'
+import { Decoder, DecoderOptions, Mnemonic, OpKind, Register, type Instruction } from '../code/iced.js'
 import { AF, CF, OF, PF, RAX, SF, ZF, type RegisterSet } from '../code/registers.js'
 import type { SecondDecoder } from '../code/second.js'
 import { bytesAt, type Image } from '../image/image.js'

@@ -1,6 +1,6 @@
 // A plan for people: the manifest, with every site's instruction and the listing of its patch.
 
-import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from 'iced-x86'
+import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from '../code/iced.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
 import type { Manifest } from './manifest.js'

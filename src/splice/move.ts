@@ -4,7 +4,7 @@
 // KASLR (arch/x86/boot/compressed/misc.c, handle_relocations; 6.1 and 6.12) adds the slide to 32-bit absolute fields and
 // subtracts it from rip-relative fields that name per-CPU variables, since the per-CPU area does not move.
 
-import { Decoder, DecoderOptions, Mnemonic, OpKind, Register, type Instruction } from 'iced-x86'
+import { Decoder, DecoderOptions, Mnemonic, OpKind, Register, type Instruction } from '../code/iced.js'
 import { FLOW } from '../code/instructions.js'
 import { bytesAt, type Image } from '../image/image.js'
 import type { Rva } from '../image/rva.js'

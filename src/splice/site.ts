@@ -10,6 +10,7 @@
 import { equivalentBlocks } from '../cfg/equivalent.js'
 import { cutFunction, type FunctionGraph } from '../cfg/function.js'
 import { END } from '../cfg/kinds.js'
+import { effectChangesGs } from '../code/effects.js'
 import { FLOW } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
 import { agrees, type SecondDecoder } from '../code/second.js'
@@ -128,7 +129,7 @@ export const spliceFor = (
 ): Splice | RefusalCode => {
   const { graph } = fn
   const { image } = ground
-  if (graph.insns.changesGs.some((c) => c !== 0)) return 'gs-changes'
+  if (changesGs(graph)) return 'gs-changes'
   const own = spliceBefore(ground, fn, insn)
   // Another variant of an alternative may have no such instruction, or another one there.
   const rva = graph.insns.rva[insn]!
@@ -171,6 +172,9 @@ export const spliceFor = (
   if (typeof own === 'string') return own
   return there === undefined || there === '' ? 'site-taken' : there
 }
+
+/** Whether anything in a function may change the GS base. */
+export const changesGs = ({ insns }: FunctionGraph): boolean => insns.effect.some((effect) => effectChangesGs[effect] !== 0)
 
 /** The rva of a splice's site. */
 export const siteRva = (splice: Splice): Rva => splice.fn.graph.insns.rva[splice.insn]!

@@ -19,7 +19,7 @@ import { describePlan } from '../../src/splice/describe.js'
 import { encodeSites } from '../../src/splice/encode.js'
 import type { Plan } from '../../src/splice/plan.js'
 import { findReserved } from '../../src/splice/reserved.js'
-import { prepareFunction, siteRva, spliceBefore, type Ground, type PlannedFunction, type Splice } from '../../src/splice/site.js'
+import { changesGs, prepareFunction, siteRva, spliceBefore, type Ground, type PlannedFunction, type Splice } from '../../src/splice/site.js'
 import type { Key } from './artefacts.js'
 
 /** A number below a bound, from a seed: mulberry32. */
@@ -70,7 +70,7 @@ const usable = (ground: Ground, index: number): PlannedFunction | undefined => {
   const { functions, textEnd } = ground.image
   if (!functions.isFunc[index] || functions.start[index]! >= textEnd) return undefined
   const fn = prepareFunction(ground, index)
-  return fn.graph.incomplete !== '' || fn.graph.insns.changesGs.includes(1) ? undefined : fn
+  return fn.graph.incomplete !== '' || changesGs(fn.graph) ? undefined : fn
 }
 
 /** All instructions of some functions that can be spliced each by itself. */
