@@ -8,7 +8,11 @@ import { execFileSync, spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { ROOT, kernel } from '../test/guest/artefacts.js'
+import { buildGraph } from '../src/cfg/graph.js'
 import { openElf, SHF } from '../src/image/elf.js'
+import { loadImage } from '../src/image/image.js'
+import { solveLiveness, type Scope } from '../src/liveness/live.js'
+import { analyze, type Free } from '../src/report/analysis.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const ROUNDS = 5
@@ -74,6 +78,29 @@ export function benchAnalysis(): void {
     const { instructions, graph, liveness } = best
     process.stdout.write(`${label.padEnd(19)}${instructions.toString().padStart(12)}${graph.toFixed(2).padStart(13)} s` +
       `${liveness.toFixed(2).padStart(9)} s${((graph + liveness) / instructions * 1e6).toFixed(3).padStart(17)} s\n`)
+  }
+  process.stdout.write('\n')
+  benchFree()
+}
+
+/** How much is free, with what functions know of each other and with what each knows alone. */
+function benchFree(): void {
+  process.stdout.write('Where registers and flags are free, in % of places: each function by itself → the kernel as a whole\n\n')
+  process.stdout.write('                                         flags    one register             two           three   flags and one\n')
+  for (const name of KERNELS) {
+    const { vmlinux, release } = kernel(name)
+    process.stderr.write(`bench: ${release}\n`)
+    const graph = buildGraph(loadImage(vmlinux))
+    const by = (scope: Scope): [place: string, free: Free][] => {
+      const { free, freeAt } = analyze(solveLiveness(graph, scope))
+      return [['instructions', free], ['block starts', freeAt.blockStarts], ['entries', freeAt.entries], ['returns', freeAt.returns]]
+    }
+    const alone = by('function')
+    by('kernel').forEach(([place, whole], i) => {
+      const cells = (['flags', 'gpr1', 'gpr2', 'gpr3', 'flagsAndGpr1'] as const).map((kind) =>
+        [alone[i]![1], whole].map((free) => (100 * free[kind] / free.places).toFixed(1).padStart(4)).join(' → ').padStart(16))
+      process.stdout.write(`${(i === 0 ? release.split('-')[0]! : '').padEnd(16)}${place.padEnd(14)}${cells.join('')}\n`)
+    })
   }
   process.stdout.write('\n')
 }

@@ -64,7 +64,7 @@ t.test('small programs: the solver and brute force agree, and the checker accept
   t.end()
 })
 
-type Column = 'live' | 'reads' | 'defines' | 'exit' | 'returning'
+type Column = 'live' | 'reads' | 'defines' | 'exit' | 'returning' | 'own'
 
 /** A claim made false: the word at a place of a column. */
 interface Break {
@@ -112,9 +112,10 @@ for (const name of KERNELS) {
       reads: drawBreaks(claims.reads, random, fewer),
       defines: drawBreaks(claims.defines, random, (word) => (word === ALL ? undefined : word | oneBit(~word, random))),
       exit: drawBreaks(claims.exit, random, fewer),
+      own: drawBreaks(claims.own, random, fewer),
       returning: drawBreaks(claims.returning, random, (word) => (word === 0 ? undefined : 0)),
     }
-    for (const column of ['live', 'reads', 'defines', 'exit', 'returning'] as const) {
+    for (const column of ['live', 'reads', 'defines', 'exit', 'returning', 'own'] as const) {
       const breaks = cases[column]
       t.ok(breaks.length > BROKEN / 4, `${breaks.length} false claims: ${column}`)
       // One may hide another that follows from it; such a pair is rare, so those are tried without the rest, and then alone.

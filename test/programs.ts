@@ -5,7 +5,7 @@
 // Brute force walks from every place, step by step, with a stack of calls, until each register was read or overwritten.
 // No summaries, no blocks, no equations. Who called the first function of a walk is not known; so a return from it goes
 // on behind every call of whatever function the place can have been reached from (`callersAt`, found by walking too).
-// The rules for traced functions and pointers are those of src/liveness/convention.ts, written down once more.
+// The rules for traced functions and pointers are those of src/liveness/convention.ts and kept.ts, written down once more.
 
 import type { Image } from '../src/image/image.js'
 import { hex } from '../src/image/rva.js'
@@ -34,6 +34,8 @@ export interface Step {
   bytes: number[]
   reads: number
   kills: number
+  /** What it may write beside what it kills, where that matters. */
+  writes?: number
   /** The step that its bytes refer to, by a displacement at `fieldAt`. */
   to?: number
   fieldAt?: number
@@ -74,9 +76,9 @@ const plain = (random: Lottery): Step => {
     case 3: return { bytes: two(0x39, b, a), reads: set(a, b), kills: STATUS, flow } //                      cmp
     case 4: return { bytes: two(0x11, b, to), reads: set(b, to) | CF, kills: STATUS & ~CF, flow } //         adc
     case 5: return { bytes: [rex(1, 0, to), 0xff, 0xc0 | (to & 7)], reads: set(to), kills: STATUS & ~CF, flow } // inc
-    case 6: return { bytes: [0x40 | (to >> 3), 0x0f, 0x94, 0xc0 | (to & 7)], reads: ZF, kills: 0, flow } //  sete
+    case 6: return { bytes: [0x40 | (to >> 3), 0x0f, 0x94, 0xc0 | (to & 7)], reads: ZF, kills: 0, writes: set(to), flow } //  sete
     case 7: { //                                                                                             cmovb
-      return { bytes: [rex(1, to, b), 0x0f, 0x42, 0xc0 | ((to & 7) << 3) | (b & 7)], reads: set(b) | CF, kills: 0, flow }
+      return { bytes: [rex(1, to, b), 0x0f, 0x42, 0xc0 | ((to & 7) << 3) | (b & 7)], reads: set(b) | CF, kills: 0, writes: set(to), flow }
     }
     case 8: return { bytes: a > 7 ? [0x41, 0x50 | (a & 7)] : [0x50 | a], reads: set(a) | RSP, kills: 0, flow } // push
     case 9: return { bytes: to > 7 ? [0x41, 0x58 | (to & 7)] : [0x58 | to], reads: RSP, kills: set(to), flow } // pop
@@ -235,6 +237,8 @@ export class BruteForce {
   readonly #returns: boolean[] // function -> whether a call of it ever returns
   readonly #callersAt: Set<number>[] // step -> functions that may be the one entered by the call at hand; -1: anyone
   readonly #compiled: boolean[]
+  readonly #kept: number[] // step -> what its call of a traced function leaves alone after all
+  readonly #wanted: number[] // function -> the same, of all that call it
   #walked = 0
 
   constructor(program: Program) {
@@ -243,6 +247,10 @@ export class BruteForce {
     this.#compiled = program.steps.map((_, i) => program.functions.some((f) => f.traced && i >= f.first && i < f.end))
     this.#returns = program.functions.map(({ first }) => this.#everReturns(first, 0))
     this.#callersAt = this.#findCallers()
+    this.#kept = program.steps.map((step, i) =>
+      step.flow === 'call' && program.functions[this.#functionAt(step.to!)]!.traced ? this.#keptBehind(i) : 0)
+    this.#wanted = program.functions.map(({ first }) =>
+      program.steps.reduce((all, step, i) => (step.to === first ? all | this.#kept[i]! : all), 0))
   }
 
   #functionAt(i: number): number {
@@ -272,6 +280,27 @@ export class BruteForce {
       default:
     }
     return places
+  }
+
+  /** What is read behind a call of a traced function though the rule says that it was lost: by instructions alone. */
+  #keptBehind(call: number): number {
+    const { steps, functions } = this.#program
+    const seen = new Map<number, number>()
+    let kept = 0
+    const todo = this.#around(call).map((to) => [to, SCRATCH & ~STATUS] as [number, number])
+    for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
+      const i = next[0]
+      const mask = next[1] & ~(seen.get(i) ?? 0)
+      const f = this.#functionAt(i)
+      if (mask === 0 || i >= steps.length || (f >= 0 && functions[f]!.traced)) continue
+      seen.set(i, (seen.get(i) ?? 0) | mask)
+      const step = steps[i]!
+      const own = step.flow === 'stop' || step.variant !== undefined ? 0 : step.reads
+      kept |= mask & own
+      const written = step.variant === undefined ? step.kills | (step.writes ?? 0) : set(0)
+      for (const to of this.#around(i)) todo.push([to, mask & ~own & ~written])
+    }
+    return kept
   }
 
   /** Whether some run from a step comes to a return of the function that runs there; calls are walked into. */
@@ -349,7 +378,7 @@ export class BruteForce {
       for (const root of this.#callersAt[top === 0 ? i : top - callers]!) {
         if (root < 0) found |= mask
         else {
-          found |= mask & RESULTS
+          found |= mask & (RESULTS | this.#wanted[root]!)
           if (functions[root]!.traced) continue
           steps.forEach((other, c) => {
             if (other.flow === 'call' && !other.replaced && other.to === functions[root]!.first) enter(c, c + 1, 0, 0, mask & ~RESULTS)
@@ -400,7 +429,7 @@ export class BruteForce {
           if (step.replaced) everything()
           else if (functions[f]!.traced) {
             found |= mask & ARGUMENTS
-            mask &= ~ARGUMENTS & ~SCRATCH
+            mask &= ~ARGUMENTS & ~(SCRATCH & ~this.#kept[i]!)
             if (this.#returns[f]) go(i + 1)
           } else visit(step.to!, stack * size + i + 2, depth + 1, mask)
           break

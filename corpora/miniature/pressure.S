@@ -8,8 +8,8 @@
 # expect return:keeps_all          jump-over keeps_all+0x0 [free: rax; flags live]
 # Where the code behind a call of a traced function reads a register that the convention gives up, the code is believed:
 # the register is live at the call, and in what is called.
-# expect insn:keeper+0x5           jump-over keeper+0x5 [free: r10; flags free]
-# expect insn:kept_in+0x5          jump-over kept_in+0x5 [free: rax rcx rsi r8 r9 r10; flags free]
+# expect insn:keeper+0x5           retarget-call keeper+0xc [free: r10; flags free]
+# expect return:kept_in            return kept_in+0xc [free: rcx rsi rdi r8 r9 r10; flags free]
 # expect insn:carry+0x5            jump-over carry+0x5 [free: rcx r8 r9 r10 r11; flags free]
 	.include "kernel.inc"
 

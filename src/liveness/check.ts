@@ -9,6 +9,7 @@
 //   M(b)  registers that every such run overwrites before it ends
 //   X(b)  registers that may be read behind the return of the function that runs at b
 //   N(b)  no run from b ever returns
+//   O(b)  registers of SCRATCH that instructions themselves may read from b on before one writes them, calls passed over
 // They hold if for every instruction i of block b, with reads(i), kills(i) and the places s where it may go on:
 //   L(i) ⊇ reads(i) ∪ (L'(i) \ kills(i)),  L'(i) = union of along(b, s);   X(b) at a return
 //   R(b), X(b) likewise, and M(b) ⊆ kills ∪ the intersection of what is behind; M = ∅ at a return
@@ -18,7 +19,9 @@
 //   N(b) only if no successor returns, but for one behind a call of an f with N(f), and b itself does not
 // By induction over the length of a run, nothing that a run reads is then missing from L at its start.
 // Traced functions (with an ftrace site) are taken by the rules of convention.ts instead of R, M and X; the same rules
-// are stated below once more. Where control goes on in unknown ways, everything is live.
+// are stated below once more. They say that SCRATCH is lost over a call, but for what is in O behind it (kept.ts), which
+// X of the callee then holds too: O(b) ⊇ own(i) ∪ (O' \ writes(i)), O' = union of O(s) over the places s where no traced
+// function starts. Where control goes on in unknown ways, everything is live.
 //
 // Left out: whether the image is what runs, which the module checks; whether reads and kills of an instruction are the
 // processor's, which test/decode.test.ts judges by execution.
@@ -37,6 +40,7 @@ export interface Claims {
   readonly defines: Uint32Array //    block -> register set, M
   readonly exit: Uint32Array //       block -> register set, X
   readonly returning: Uint8Array //   block -> 0 where N
+  readonly own: Uint32Array //        block -> register set, O
 }
 
 /** A claim that does not hold. */
@@ -108,6 +112,8 @@ class Checker {
   readonly #kind: Uint8Array //     insn -> KIND and FLAG_MAKER
   readonly #reads: Uint32Array //   insn -> register set
   readonly #kills: Uint32Array //   insn -> register set
+  readonly #own: Uint32Array //     insn -> what of SCRATCH it reads itself, whatever the kernel's tables say
+  readonly #writes: Uint32Array //  insn -> what it may write itself
   readonly #target: Uint32Array //  insn -> where a direct transfer goes, rva or NONE
   readonly #starts: Uint8Array //   insn -> FUNCTION, TRACED, BLOCK
   readonly #blockOf: Uint32Array // insn -> block
@@ -130,6 +136,7 @@ class Checker {
   #behindLive = 0
   #behindReads = 0
   #behindDefines = 0
+  #behindOwn = 0
   #returns = false
 
   constructor(image: Image, claims: Claims) {
@@ -141,6 +148,8 @@ class Checker {
     this.#kind = new Uint8Array(this.#count)
     this.#reads = new Uint32Array(this.#count)
     this.#kills = new Uint32Array(this.#count)
+    this.#own = new Uint32Array(this.#count)
+    this.#writes = new Uint32Array(this.#count)
     this.#target = new Uint32Array(this.#count).fill(NONE)
     this.#starts = new Uint8Array(this.#count)
     this.#blockOf = new Uint32Array(this.#count)
@@ -187,9 +196,9 @@ class Checker {
 
   /** Whether the tables are what they should be at all. */
   #shape(): boolean {
-    const { rva, live, blockFirst, reads, defines, exit, returning } = this.claims
+    const { rva, live, blockFirst, reads, defines, exit, returning, own } = this.claims
     let sound = live.length === this.#count && blockFirst[0] === 0 && blockFirst[this.#blocks] === this.#count &&
-      [reads, defines, exit, returning].every((column) => column.length === this.#blocks)
+      [reads, defines, exit, returning, own].every((column) => column.length === this.#blocks)
     for (let i = 1; i < this.#count; i++) if (rva[i]! <= rva[i - 1]!) sound = false
     for (let b = 0; b < this.#blocks; b++) if (blockFirst[b]! >= blockFirst[b + 1]!) sound = false
     if (!sound) {
@@ -251,12 +260,17 @@ class Checker {
     this.#kind[i] = deed.kind | (deed.makesFlags ? FLAG_MAKER : 0)
     this.#reads[i] = deed.reads
     this.#kills[i] = deed.kills
+    // Who reads everything tells nothing, nor does a trap.
+    if (deed.reads !== EVERYTHING && deed.kind !== KIND.trap) this.#own[i] = deed.reads & SCRATCH & ~STATUS
+    this.#writes[i] = deed.writes
     if (deed.kind === KIND.unknown && insn.isInvalid) this.#length[i] = 1
     else if (insn.length > next - at && next > at) {
       // It reaches into the next one, so a function starts inside it.
       this.#kind[i] = KIND.unknown
       this.#reads[i] = EVERYTHING
       this.#kills[i] = 0
+      this.#own[i] = 0
+      this.#writes[i] = EVERYTHING
       return
     }
     if (deed.kind === KIND.jump || deed.kind === KIND.branch || deed.kind === KIND.call) {
@@ -304,6 +318,8 @@ class Checker {
       this.#kind[i] = KIND.next
       this.#reads[i] = SAVED | ARGUMENTS
       this.#kills[i] = TRACER_LOSES
+      this.#own[i] = 0
+      this.#writes[i] = 0
     }
     for (const rva of tables.staticCalls) this.#pointerCalls.add(this.#at(rva))
     const warns = new Set<Rva>(tables.warns)
@@ -480,7 +496,7 @@ class Checker {
       this.#report(i, 'control comes here, and no block starts')
       return
     }
-    const { live, reads, defines, exit, returning } = this.claims
+    const { live, reads, defines, exit, returning, own } = this.claims
     const s = this.#blockOf[i]!
     this.#comes[s]! |= how
     ;(this.#edges[b] ??= []).push(s)
@@ -491,6 +507,7 @@ class Checker {
         this.#behindDefines &= SCRATCH
       }
     } else {
+      this.#behindOwn |= own[s]!
       this.#behindLive |= this.#starts[i]! & FUNCTION ? reads[s]! | (exit[b]! & ~defines[s]!) : live[i]!
       this.#behindReads |= reads[s]!
       this.#behindDefines &= defines[s]!
@@ -549,7 +566,8 @@ class Checker {
     else if (returning[f]) this.#goOn(b, last)
     const wanted = RESULTS | this.#behindLive
     if (!traced && wanted & ~exit[f]!) this.#report(i, `its exit lacks ${naming(wanted & ~exit[f]!)}, called from ${hex(rva[last]!)}`)
-    const lost = traced ? SCRATCH : defines[f]!
+    if (traced && this.#behindOwn & ~exit[f]!) this.#report(i, `its exit lacks ${naming(this.#behindOwn & ~exit[f]!)}, read behind ${hex(rva[last]!)}`)
+    const lost = traced ? SCRATCH & ~this.#behindOwn : defines[f]!
     const read = traced ? ARGUMENTS : reads[f]!
     this.#behindLive = read | (this.#behindLive & ~lost)
     this.#behindReads = read | (this.#behindReads & ~lost)
@@ -571,6 +589,7 @@ class Checker {
     this.#behindLive = 0
     this.#behindReads = 0
     this.#behindDefines = EVERYTHING
+    this.#behindOwn = 0
     this.#returns = false
     let goesOn = this.#altered.has(last)
     switch (this.#kind[last]! & KIND_MASK) {
@@ -651,27 +670,30 @@ class Checker {
   }
 
   #block(b: number): void {
-    const { live, blockFirst, reads, defines, returning, rva } = this.claims
+    const { live, blockFirst, reads, defines, returning, own, rva } = this.claims
     const first = blockFirst[b]!
     const last = blockFirst[b + 1]! - 1
     this.#transfer(b, last)
     let set = this.#behindLive
     let read = this.#behindReads
     let define = this.#behindDefines
+    let itself = this.#behindOwn
     for (let i = last; i >= first; i--) {
       if (i < last) {
         if (rva[i]! + this.#length[i]! !== rva[i + 1] || this.#ends(i)) this.#report(i, 'its block goes on behind it')
       }
-      const own = this.#reads[i]!
+      const reading = this.#reads[i]!
       const kills = this.#kills[i]!
-      set = own | (set & ~kills)
-      read = own | (read & ~kills)
+      set = reading | (set & ~kills)
+      read = reading | (read & ~kills)
       define |= kills
+      itself = this.#own[i]! | (itself & ~this.#writes[i]!)
       if (set & ~live[i]!) this.#report(i, `live lacks ${naming(set & ~live[i]!)}`)
       set = live[i]! // the claim stands for what is behind
     }
     if (read & ~reads[b]!) this.#report(first, `reads lack ${naming(read & ~reads[b]!)}`)
     if (defines[b]! & ~define) this.#report(first, `does not surely define ${naming(defines[b]! & ~define)}`)
+    if (itself & ~own[b]!) this.#report(first, `own reads lack ${naming(itself & ~own[b]!)}`)
     if (this.#returns && !returning[b]) this.#report(first, 'returns')
   }
 

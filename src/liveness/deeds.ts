@@ -56,6 +56,8 @@ export interface Deed {
   readonly kind: number // KIND
   readonly reads: number
   readonly kills: number
+  /** What it may write, wholly or in part, always or not. */
+  readonly writes: number
   /** It sets flags for someone who comes later, not by calculating. */
   readonly makesFlags: boolean
 }
@@ -100,7 +102,7 @@ export class Deeds {
     const kind = kindOf(insn)
     const makesFlags = FLAG_MAKERS.has(insn.mnemonic)
     if (kind === KIND.unknown || HANDS_OVER.has(insn.mnemonic) || GOES_AWAY.has(insn.mnemonic)) {
-      return { kind, reads: EVERYTHING, kills: 0, makesFlags }
+      return { kind, reads: EVERYTHING, kills: 0, writes: kind === KIND.unknown || kind === KIND.next ? EVERYTHING : 0, makesFlags }
     }
     const info = this.#factory.info(insn)
     let reads = statusSet(insn.rflagsRead)
@@ -108,13 +110,15 @@ export class Deeds {
     const last = insn.opCount - 1
     const idle = insn.hasRepPrefix || insn.hasRepnePrefix ||
       (COUNTED.has(insn.mnemonic) && (insn.opKind(last) !== OpKind.Immediate8 || (insn.immediate8 & 31) === 0))
-    let kills = idle ? 0 : statusSet(insn.rflagsModified)
+    let writes = statusSet(insn.rflagsModified)
+    let kills = idle ? 0 : writes
     for (const used of info.usedRegisters()) {
       const number = FULL[used.register]!
       if (number >= 0) {
         // A read of unknown kind is a read; only whole registers, written always, are overwritten.
         if (used.access === OpAccess.Write) kills |= used.register >= Register.EAX ? 1 << number : 0
         else if (used.access !== OpAccess.CondWrite) reads |= 1 << number
+        if (used.access !== OpAccess.Read && used.access !== OpAccess.CondRead) writes |= 1 << number
       }
       used.free()
     }
@@ -122,9 +126,9 @@ export class Deeds {
     // x - x - carry: the same whatever x is.
     if (insn.mnemonic === Mnemonic.Sbb && insn.op0Kind === OpKind.Register && insn.op0Register === insn.op1Register) {
       const whole = insn.op0Register >= Register.EAX ? 1 << FULL[insn.op0Register]! : 0
-      return { kind, reads: 1 << 16, kills: (kills | whole) & ~(1 << 16), makesFlags }
+      return { kind, reads: 1 << 16, kills: (kills | whole) & ~(1 << 16), writes, makesFlags }
     }
-    return { kind, reads, kills: kills & ~reads, makesFlags }
+    return { kind, reads, kills: kills & ~reads, writes, makesFlags }
   }
 }
 

@@ -152,12 +152,12 @@ export const liveInBlock = (live: KernelLiveness, b: number, ret: Uint32Array, a
 
 /** The solution as claims that can be checked by themselves. */
 export const claimsOf = (live: KernelLiveness): Claims => {
-  const { graph, summaries, exit } = live
+  const { graph, effects, summaries, exit } = live
   const all = new Uint32Array(graph.insns.count)
   for (let b = 0; b < graph.blockCount; b++) liveInBlock(live, b, all, graph.blockFirst[b]!)
   return {
     rva: graph.insns.rva, live: all, blockFirst: graph.blockFirst, reads: summaries.reads, defines: summaries.defines, exit,
-    returning: graph.returning,
+    returning: graph.returning, own: Uint32Array.from({ length: graph.blockCount }, (_, b) => effects.kept.readFrom(b)),
   }
 }
 
