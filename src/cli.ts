@@ -105,7 +105,7 @@ const planJson = ({ manifest, bundle, seconds }: PlanResult): string =>
     schema: 'kerninst.plan/1',
     points: manifest.points.length + manifest.refusals.length,
     served: manifest.points.length,
-    derived: 0,
+    derived: manifest.points.filter((point) => point.derived).length,
     refused: countBy(manifest.refusals.map((r) => r.code)),
     sites: manifest.sites.length,
     tactics: countBy(manifest.sites.map((s) => s.tactic)),

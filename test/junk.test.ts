@@ -21,7 +21,8 @@ import { reportNumbers } from '../src/report/numbers.js'
 import { siteRva, type Splice } from '../src/splice/site.js'
 import { ROOT, buildInjector, buildModule, kernel, keygen, program } from './guest/artefacts.js'
 import { runGuest, type GuestResult } from './guest/guest.js'
-import { damage, everywhere, groundOf, lottery, oneEach, placeOf, writeJunkBundle } from './guest/junk.js'
+import { damage, everywhere, lottery, oneEach, writeJunkBundle } from './guest/junk.js'
+import { groundOf, placeOf } from './guest/splices.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const TRIES = 8 //            draws of an instruction in each function

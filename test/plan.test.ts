@@ -82,7 +82,7 @@ t.test('programs', (t) => {
     ['', /^-e:1:1: no probe here/],
     ['entry:vfs_read', /^-e:1:15: '\{' is missing/],
     ['enter:x { @ = count() }', /^-e:1:1: 'enter' is not one of .*did you mean entry\?/],
-    ['block:x { @ = count() }', /^-e:1:1: block: points are not served yet/],
+    ['span:x { @ = count() }', /^-e:1:1: span: points are not served yet/],
     ['entry:x+4 { @ = count() }', /^-e:1:8: entry: takes no offset/],
     ['insn:x { @ = count() }', /insn: needs an offset/],
     ['insn:x+ { @ = count() }', /an offset is missing/],
@@ -213,8 +213,10 @@ t.test('kernels in miniature', async (t) => {
     for (const [, point, expected] of expects) {
       const plan = makePlan(live, second, resolvePoints(image, parseProgram(`${point} { @ = count() }`, 't'), 't'))
       const free = expected!.includes('[')
-      const parts = plan.served.flatMap((served) => served.parts.map(({ site }) =>
-        `${plan.tactics[site]} ${placeOf(image, plan.tables.siteRva[site]!)}${free ? ` [${describeLive(plan.live[site]!)}]` : ''}`))
+      const place = (site: number): string => placeOf(image, plan.tables.siteRva[site]!)
+      const parts = plan.served.flatMap(({ name, derived, parts, less }) => derived
+        ? [[`${name} =`, ...parts.map(({ site }) => `+ ${place(site)}`), ...less.map(({ site }) => `- ${place(site)}`)].join(' ')]
+        : parts.map(({ site }) => `${plan.tactics[site]} ${place(site)}${free ? ` [${describeLive(plan.live[site]!)}]` : ''}`))
       t.equal([...plan.refused.map((r) => `refused ${r.code}`), ...parts].join(', '), expected, `${source}: ${point}`)
       checkPlan(image, plan.tables, plan.live, plan.reserved, second)
     }

@@ -174,6 +174,32 @@ t.test('numbers: sums of parts and CPUs', async (t) => {
   }
 })
 
+t.test('derived counts', async (t) => {
+  const manifest = sampleManifest()
+  const part = (at: string, slot: number, site: number) => ({ at, slot, site })
+  const [exit, other, entry] = [part('vfs_read+0x1d', 1, 2), part('vfs_read+0x100', 3, 3), part('vfs_read+0x5', 0, 0)]
+  manifest.points.push(
+    { point: 'block:vfs_read+0x20', aggregate: '', at: 'vfs_read+0x20', derived: true, parts: [exit, other], less: [entry] },
+    { point: 'block:vfs_read+0x30', aggregate: '', at: 'vfs_read+0x30', derived: true, parts: [entry], less: [exit] },
+    { point: 'block:vfs_read+0x40', aggregate: '', at: 'vfs_read+0x40', derived: true, parts: [], less: [] },
+  )
+  const solved = bundleOf(manifest)
+  const found = reportNumbers(solved, readDump(dumpOf(solved, 2)))
+  t.same(found.points.slice(3).map(({ count, perCpu, derived }) => [count, perCpu, derived]),
+    [[1008n, [4n, 1004n], true], [-2n, [-1n, -1n], true], [0n, [0n, 0n], true]])
+  const { points } = JSON.parse(reportJson(found)) as { points: { count: string, derived: boolean, less?: { count: string }[] }[] }
+  t.same(points.slice(3).map(({ count, derived, less }) => [count, derived, less!.map((each) => each.count)]),
+    [['1008', true, ['1000']], ['-2', true, ['1002']], ['0', true, []]])
+  t.equal(points[0]!.less, undefined)
+  const text = reportText(found, { width: 100, color: false })
+  t.match(text, /^ *1,008 +4 +1,004 +block:vfs_read\+0x20 \(derived\)/m)
+  t.match(text, /\nimbalance \(1\)\n  These counts[^]*\n  block:vfs_read\+0x30: -2\n/)
+  t.notMatch(reportText(numbers, { width: 100, color: false }), /imbalance/)
+  t.match(reportCsv(found), /block:vfs_read\+0x20,,vfs_read\+0x20,1008,true,4,1004\r\n/)
+  t.match(showText(solved), /  block:vfs_read\+0x20  @  derived\n    \+ vfs_read\+0x1d: slot 1,[^]*\n    - vfs_read\+0x5: slot 0,/)
+  t.end()
+})
+
 t.test('json', async (t) => {
   const report = JSON.parse(reportJson(numbers)) as Record<string, unknown>
   t.same(report, {

@@ -73,22 +73,28 @@ export const sampleManifest = (): Manifest => ({
       point: 'entry:vfs_read',
       aggregate: '',
       at: 'vfs_read+0x5',
+      derived: false,
       parts: [{ at: 'vfs_read+0x5', slot: 0, site: 0 }],
+      less: [],
     },
     {
       point: 'return:vfs_read',
       aggregate: 'out',
       at: 'vfs_read+0x1d',
+      derived: false,
       parts: [
         { at: 'vfs_read+0x1d', slot: 1, site: 2 },
         { at: 'vfs_read+0x100', slot: 3, site: 3 },
       ],
+      less: [],
     },
     {
       point: 'call:vfs_read+0xd',
       aggregate: '',
       at: 'vfs_read+0xd',
+      derived: false,
       parts: [{ at: 'vfs_read+0xd', slot: 2, site: 1 }],
+      less: [],
     },
   ],
   refusals: [

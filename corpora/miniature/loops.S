@@ -12,6 +12,13 @@
 # Inside the loop, an instruction of the same block does.
 # expect insn:body+0xa             jump-over body+0xd
 # expect return:body               return body+0x16
+# All blocks: what leaves is what came; the rounds of a loop are counted in it, once more than its edge is taken; what no
+# flow tells is refused.
+# expect block:body              block:body+0x0 = + body+0x16, block:body+0x5 = + body+0x16, jump-over body+0xd, return body+0x16
+# expect edge:body               edge:body+0x0->0x5 = + body+0x16, edge:body+0x5->0xa = + body+0x16, edge:body+0xa->0x16 = + body+0x16, edge:body+0xa->0xa = + body+0xd - body+0x16
+# expect block:diamond           refused too-short, block:diamond+0x0 = + diamond+0x12, block:diamond+0x5 = + diamond+0x12, return diamond+0x12
+# expect block:head              refused too-short, block:head+0x0 = + head+0x9, return head+0x9
+# expect block:spins             refused ftrace, refused too-short
 	.include "kernel.inc"
 
 	TRACED	head

@@ -66,7 +66,7 @@ const contradiction = (manifest: Manifest, { target, tables }: Payload): string 
   const site = manifest.sites.findIndex((each, i) => each.rva !== tables.siteRva[i])
   if (site >= 0) return `sites[${site}].rva`
   const point = manifest.points.findIndex((each) =>
-    each.parts.some((part) => part.slot >= tables.slotCount || part.site >= tables.siteCount),
+    [...each.parts, ...each.less].some((part) => part.slot >= tables.slotCount || part.site >= tables.siteCount),
   )
   return point >= 0 ? `points[${point}].parts` : ''
 }

@@ -48,6 +48,8 @@ const literal =
   (value, path) =>
     wanted.find((one) => one === value) ?? wrong(path, `is not '${wanted.join(`' or '`)}'`)
 
+const flag: Check<boolean> = (value, path) => (typeof value === 'boolean' ? value : wrong(path, 'is neither true nor false'))
+
 const u32: Check<number> = (value, path) =>
   typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 0xffffffff
     ? value
@@ -78,7 +80,9 @@ const record =
 const name = text(MAX_NAME)
 
 const part = record<ManifestPart>({ at: name, slot: u32, site: u32 })
-const point = record<ManifestPoint>({ point: name, aggregate: name, at: name, parts: list(part, MAX_PARTS) })
+const point = record<ManifestPoint>({
+  point: name, aggregate: name, at: name, derived: flag, parts: list(part, MAX_PARTS), less: list(part, MAX_PARTS),
+})
 const refusal = record<ManifestRefusal>({ point: name, code: name, reason: name, nearest: name })
 const site = record<ManifestSite>({
   rva: u32,

@@ -118,6 +118,7 @@ export interface Sweep {
 export const sweepImage = (image: Image): Sweep => {
   const { alternatives, exTable, staticKeys } = image.tables
   const known = Uint32Array.from([...alternatives.rva, ...exTable.fixup, ...staticKeys.target]).sort()
-  const insns = decodeRanges(image.regions.filter(({ name }) => name !== VARIANTS).map((region) => cutRegion(image, region, known)))
+  const regions = image.regions.filter(({ name }) => name !== VARIANTS)
+  const insns = decodeRanges(regions.map((region) => cutRegion(image, region, known)))
   return { insns, index: new InsnIndex(insns.rva) }
 }

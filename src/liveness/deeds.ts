@@ -102,7 +102,7 @@ export class Deeds {
     const kind = kindOf(insn)
     const makesFlags = FLAG_MAKERS.has(insn.mnemonic)
     if (kind === KIND.unknown || HANDS_OVER.has(insn.mnemonic) || GOES_AWAY.has(insn.mnemonic)) {
-      return { kind, reads: EVERYTHING, kills: 0, writes: kind === KIND.unknown || kind === KIND.next ? EVERYTHING : 0, makesFlags }
+      return { kind, reads: EVERYTHING, kills: 0, writes: EVERYTHING, makesFlags }
     }
     const info = this.#factory.info(insn)
     let reads = statusSet(insn.rflagsRead)

@@ -3,7 +3,7 @@
 //   program    = { probe }
 //   probe      = point { "," point } "{" { action [ ";" ] } "}"
 //   point      = kind ":" function [ "+" offset ]
-//   kind       = "entry" | "return" | "insn" | "call"
+//   kind       = "entry" | "return" | "insn" | "call" | "block" | "edge"
 //   function   = a symbol's name; "*" and "?" are wildcards
 //   action     = aggregate "=" "count" "(" ")"
 //   aggregate  = "@" [ name ]
@@ -13,7 +13,7 @@
 
 import { EXIT, KerninstError } from '../error.js'
 
-export type PointKind = 'entry' | 'return' | 'insn' | 'call'
+export type PointKind = 'entry' | 'return' | 'insn' | 'call' | 'block' | 'edge'
 
 export interface Probe {
   kind: PointKind
@@ -24,12 +24,12 @@ export interface Probe {
   column: number
 }
 
-const KINDS: readonly PointKind[] = ['entry', 'return', 'insn', 'call']
+const KINDS: readonly PointKind[] = ['entry', 'return', 'insn', 'call', 'block', 'edge']
 const MAX_PROGRAM = 1 << 20
 const MAX_PROBES = 100_000
 
 /** Kinds that the language will have, so that the message can say so. */
-const LATER = new Set(['block', 'edge', 'span'])
+const LATER = new Set(['span'])
 
 /**
  * Parses one program.

@@ -10,7 +10,7 @@ import { FLAGS, GPRS, RSP, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
 import { NONE, hex } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
-import type { Finding, Verdict } from '../liveness/check.js'
+import type { Finding, Verdict } from '../liveness/claims.js'
 import { liveInBlock, type KernelLiveness } from '../liveness/live.js'
 
 /** At how many of some places something is dead. */

@@ -28,6 +28,7 @@ export const reportJson = (numbers: ReportNumbers): string => {
       derived: point.derived,
       aggregate: point.aggregate,
       parts: point.parts.map((part) => ({ at: part.at, ...counts(part) })),
+      ...(point.derived && { less: point.less.map((part) => ({ at: part.at, ...counts(part) })) }),
     })),
     refusals: numbers.refusals,
   })

@@ -1,12 +1,14 @@
 // The numbers of a report, computed once. In: a bundle and a dump of the heap that its patches counted into. Out: for
 // every point its count, in all and per CPU, and the same for its parts. Invariant: a point's count is the sum of its
-// parts', and each of these the sum over the CPUs; no sum can overflow. Left out: how it looks (text.ts, json.ts,
+// parts', less that of those to be taken away, and each of these the sum over the CPUs; no sum can overflow. A derived
+// count may be negative: on one CPU where threads migrate between the places counted, and in all where a thread was
+// between them when counting began or ended; that is an imbalance, which the report names. Left out: how it looks (text.ts, json.ts,
 // csv.ts), and the order, which is the plan's.
 
 import type { Bundle } from '../bundle/bundle.js'
 import type { Dump } from '../dump/dump.js'
 import { EXIT, KerninstError } from '../error.js'
-import type { ManifestRefusal } from '../splice/manifest.js'
+import type { ManifestPart, ManifestRefusal } from '../splice/manifest.js'
 
 export interface PartNumbers {
   readonly at: string
@@ -20,6 +22,8 @@ export interface PointNumbers extends PartNumbers {
   /** Solved for from other counts, rather than counted. */
   readonly derived: boolean
   readonly parts: readonly PartNumbers[]
+  /** What is taken away; only of derived counts. */
+  readonly less: readonly PartNumbers[]
 }
 
 export interface ReportNumbers {
@@ -62,19 +66,23 @@ export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
   }
   const cpus = Array.from({ length: dump.cpuCount }, (_, cpu) => cpu)
   const points = manifest.points.map((point): PointNumbers => {
-    const parts = point.parts.map((part): PartNumbers => {
+    const numbersOf = (part: ManifestPart): PartNumbers => {
       const perCpu = cpus.map((cpu) => dump.count(cpu, part.slot))
       return { at: part.at, count: sum(perCpu), perCpu }
-    })
-    const perCpu = cpus.map((cpu) => sum(parts.map((part) => part.perCpu[cpu] ?? 0n)))
+    }
+    const parts = point.parts.map(numbersOf)
+    const less = point.less.map(numbersOf)
+    const onCpu = (list: readonly PartNumbers[], cpu: number): bigint => sum(list.map((part) => part.perCpu[cpu] ?? 0n))
+    const perCpu = cpus.map((cpu) => onCpu(parts, cpu) - onCpu(less, cpu))
     return {
       point: point.point,
       aggregate: point.aggregate,
       at: point.at,
-      derived: false,
+      derived: point.derived,
       count: sum(perCpu),
       perCpu,
       parts,
+      less,
     }
   })
   const { host, release, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount } = dump

@@ -23,11 +23,12 @@ export const showJson = (bundle: Bundle): string => {
 const pointLines = (point: ManifestPoint, sites: readonly ManifestSite[]): string[] => {
   const name = point.aggregate === '' ? '@' : `@${printable(point.aggregate)}`
   return [
-    `  ${printable(point.point)}  ${name}`,
-    ...point.parts.map((part) => {
+    `  ${printable(point.point)}  ${name}${point.derived ? '  derived' : ''}`,
+    ...[...point.parts, ...point.less].map((part, i) => {
       const site = sites[part.site]
       const by = site === undefined ? '' : `, ${printable(site.tactic)} at ${printable(site.at)}`
-      return `    ${printable(part.at)}: slot ${part.slot}${by}`
+      const sign = !point.derived ? '' : i < point.parts.length ? '+ ' : '- '
+      return `    ${sign}${printable(part.at)}: slot ${part.slot}${by}`
     }),
   ]
 }

@@ -47,8 +47,10 @@ const row = (name: string, numbers: PartNumbers, withCpus: boolean, isPart: bool
 const rowsOf = (numbers: ReportNumbers, withCpus: boolean): Row[] => {
   const sorted = numbers.points.toSorted((a, b) => (a.count < b.count ? 1 : a.count > b.count ? -1 : 0))
   return sorted.flatMap((point) => {
-    const name = printable(point.point) + (point.aggregate === '' ? '' : ` @${printable(point.aggregate)}`)
-    const parts = point.parts.length > 1 ? point.parts.map((part) => row('', part, withCpus, true)) : []
+    const name = printable(point.point) + (point.aggregate === '' ? '' : ` @${printable(point.aggregate)}`) +
+      (point.derived ? ' (derived)' : '')
+    // A derived count has its equation in the bundle; here it would only be in the way.
+    const parts = point.parts.length > 1 && !point.derived ? point.parts.map((part) => row('', part, withCpus, true)) : []
     return [row(name, point, withCpus, false), ...parts]
   })
 }
@@ -111,6 +113,18 @@ const header = (numbers: ReportNumbers): string[] => {
   ]
 }
 
+/** Derived counts that came out negative: what they were derived from does not balance. */
+const imbalances = (numbers: ReportNumbers, indented: (indent: string, text: string) => string[]): string[] => {
+  const negative = numbers.points.filter((point) => point.count < 0n)
+  if (negative.length === 0) return []
+  return [
+    '', `imbalance (${negative.length})`,
+    ...indented('  ', 'These counts came out below zero: threads were between two of the places counted when counting ' +
+      'began or ended, or left by a way that is not known. Their neighbours are off by as much.'),
+    ...negative.flatMap((point) => indented('  ', `${printable(point.point)}: ${point.count}`)),
+  ]
+}
+
 export const reportText = (numbers: ReportNumbers, options: TextOptions): string => {
   const indented = (indent: string, text: string): string[] =>
     wrapped(text, options.width - indent.length).map((line) => indent + line)
@@ -123,6 +137,7 @@ export const reportText = (numbers: ReportNumbers, options: TextOptions): string
     ...header(numbers).map((line) => cut(line, options.width)),
     '',
     ...(numbers.points.length > 0 ? table(numbers, options) : ['no points']),
+    ...imbalances(numbers, indented),
     ...(refused.length > 0 ? ['', `refused (${numbers.refusals.length})`] : []),
     ...refused,
   ]

@@ -3,8 +3,8 @@
 import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from '../code/iced.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
-import type { Manifest } from './manifest.js'
-import { placeOf, type Plan } from './plan.js'
+import type { Manifest, ManifestPart } from './manifest.js'
+import { placeOf, type Plan, type ServedPart } from './plan.js'
 import { instrumentableBytes } from './reserved.js'
 import { FIXUP_KIND } from './tables.js'
 
@@ -88,6 +88,7 @@ export const describePlan = (
     })
   }
   lister.free()
+  const place = ({ rva, site }: ServedPart): ManifestPart => ({ at: placeOf(image, rva), slot: site, site })
   return {
     tool,
     image: {
@@ -99,11 +100,13 @@ export const describePlan = (
       symbols: [...image.symbolSources],
     },
     programs: [...programs],
-    points: plan.served.map(({ point, name, parts }) => ({
+    points: plan.served.map(({ point, name, at, derived, parts, less }) => ({
       point: name,
       aggregate: point.aggregate,
-      at: placeOf(image, tables.siteRva[parts[0]!.site]!),
-      parts: parts.map(({ rva, site }) => ({ at: placeOf(image, rva), slot: site, site })),
+      at: placeOf(image, at),
+      derived,
+      parts: parts.map(place),
+      less: less.map(place),
     })),
     refusals: plan.refused.map(({ name, code, reason, nearest }) => ({ point: name, code, reason, nearest })),
     sites,

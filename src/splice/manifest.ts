@@ -22,12 +22,14 @@ export interface Manifest {
 export interface ManifestPoint {
   point: string //     'entry:vfs_read', 'call:vfs_read+0x3a'
   aggregate: string // '' for @, 'name' for @name
-  at: string //        'vfs_read+0x5': the first place that is counted
-  parts: ManifestPart[] // the point's count is the sum of these slots
+  at: string //        'vfs_read+0x5': the first place that is counted, or where a derived count is of
+  derived: boolean //  solved for from counts taken elsewhere
+  parts: ManifestPart[] // the point's count is the sum of these slots,
+  less: ManifestPart[] //  less the sum of these
 }
 
 export interface ManifestPart {
-  at: string //        the place observed, e.g. one of a function's returns
+  at: string //        the place observed, e.g. one of a function's returns; of a derived count, the place counted
   slot: number
   site: number //      index of the site that counts it
 }

@@ -3,6 +3,7 @@
 // The plan is not to be trusted before check.ts has accepted it.
 
 import { reachable, type FunctionGraph } from '../cfg/function.js'
+import { findStaying } from '../cfg/flows.js'
 import { END } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
@@ -15,6 +16,7 @@ import { isTraced } from '../liveness/convention.js'
 import type { KernelLiveness } from '../liveness/live.js'
 import type { Point } from '../probe/points.js'
 import { encodeSites } from './encode.js'
+import { countBlocks, countEdges, whyNoFlows, type Equation } from './counts.js'
 import { REFUSALS, type RefusalCode } from './refusal.js'
 import { findReserved } from './reserved.js'
 import {
@@ -30,8 +32,12 @@ export interface ServedPart {
 
 export interface ServedPoint {
   readonly point: Point
-  readonly name: string //   with the place, for call points
-  readonly parts: readonly ServedPart[]
+  readonly name: string //   with the place, where one point asked for is several
+  readonly at: Rva //        the first place that is counted, or that a derived count is of
+  /** Solved for from counts taken elsewhere. */
+  readonly derived: boolean
+  readonly parts: readonly ServedPart[] // the count is the sum of these,
+  readonly less: readonly ServedPart[] //  less the sum of these
 }
 
 export interface RefusedPoint {
@@ -59,7 +65,7 @@ class Planner {
   readonly #ground: Ground
   readonly #functions = new Map<number, PlannedFunction>()
   readonly #sites = new Map<Rva, Splice>()
-  readonly served: { point: Point; name: string; parts: Part[] }[] = []
+  readonly served: { point: Point; name: string; parts: Part[]; less: Part[]; derived: Rva }[] = []
   readonly refused: RefusedPoint[] = []
 
   constructor(ground: Ground) {
@@ -85,6 +91,8 @@ class Planner {
       case 'return': return this.#return(point, fn)
       case 'insn': return this.#insn(point, fn)
       case 'call': return this.#calls(point, fn)
+      case 'block': return this.#blocks(point, fn)
+      case 'edge': return this.#edges(point, fn)
     }
   }
 
@@ -172,6 +180,41 @@ class Planner {
     else this.#take(point, point.name, parts)
   }
 
+  #blocks(point: Point, fn: PlannedFunction): void {
+    const why = whyNoFlows(fn)
+    if (why !== '') return this.#refuse(point.name, why, '')
+    for (const { block, count } of countBlocks(this.#ground, fn, this.#staying(), this.#accept)) {
+      const insn = fn.graph.blockFirst[block]!
+      this.#flow(point, `block:${this.at(fn, fn.graph.insns.rva[insn]!, fn.graph.start)}`, fn, insn, count)
+    }
+  }
+
+  #edges(point: Point, fn: PlannedFunction): void {
+    const why = whyNoFlows(fn)
+    if (why !== '') return this.#refuse(point.name, why, '')
+    const { insns, blockFirst, start, end } = fn.graph
+    let any = false
+    for (const { from, to, count } of countEdges(this.#ground, fn, this.#staying(), this.#accept)) {
+      any = true
+      const insn = blockFirst[from]!
+      const target = insns.rva[blockFirst[to]!]!
+      const there = target >= start && target < end ? hex(target - start) : this.at(fn, target, start)
+      this.#flow(point, `edge:${this.at(fn, insns.rva[insn]!, start)}->${there}`, fn, insn, count)
+    }
+    if (!any) this.#refuse(point.name, 'no-edges', '')
+  }
+
+  #flow(point: Point, name: string, fn: PlannedFunction, insn: number, count: Equation | RefusalCode): void {
+    if (typeof count === 'string') return this.#refuse(name, count, '')
+    const parts = (splices: readonly Splice[]): Part[] => splices.map((splice) => ({ rva: siteRva(splice), splice }))
+    this.#take(point, name, parts(count.plus), parts(count.minus), count.derived ? fn.graph.insns.rva[insn]! : NONE)
+  }
+
+  #stays: Uint8Array | undefined
+  #staying(): Uint8Array {
+    return this.#stays ??= findStaying(this.#ground.live.graph)
+  }
+
   #reachedBlocks(graph: FunctionGraph): Uint8Array {
     return reachable(graph, [...graph.entries])
   }
@@ -182,12 +225,13 @@ class Planner {
     return there === undefined || there.tactic === splice.tactic
   }
 
-  #take(point: Point, name: string, parts: Part[]): void {
-    for (const { splice } of parts) {
+  /** @param derived the place that a derived count is of, or NONE where the parts are what is observed */
+  #take(point: Point, name: string, parts: Part[], less: Part[] = [], derived: Rva = NONE): void {
+    for (const { splice } of [...parts, ...less]) {
       assert(this.#accept(splice), 'a site is spliced in one way')
       if (!this.#sites.has(siteRva(splice))) this.#sites.set(siteRva(splice), splice)
     }
-    this.served.push({ point, name, parts })
+    this.served.push({ point, name, parts, less, derived })
   }
 
   #refuse(name: string, code: RefusalCode, nearest: string): void {
@@ -226,12 +270,16 @@ export const makePlan = (live: KernelLiveness, second: SecondDecoder, points: re
   for (const point of points) planner.serve(point)
   const sites = planner.sites
   const indexOfSite = new Map(sites.map((splice, i) => [siteRva(splice), i]))
+  const place = ({ rva, splice }: Part): ServedPart => ({ rva, site: indexOfSite.get(siteRva(splice))! })
   return {
     tables: encodeSites(image, sites),
-    served: planner.served.map(({ point, name, parts }) => ({
+    served: planner.served.map(({ point, name, parts, less, derived }) => ({
       point,
       name,
-      parts: parts.map(({ rva, splice }) => ({ rva, site: indexOfSite.get(siteRva(splice))! })),
+      at: derived === NONE ? siteRva(parts[0]!.splice) : derived,
+      derived: derived !== NONE,
+      parts: parts.map(place),
+      less: less.map(place),
     })),
     refused: planner.refused,
     tactics: sites.map((splice) => splice.tactic),

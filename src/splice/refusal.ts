@@ -11,6 +11,8 @@ export const REFUSALS = {
   'never-returns': 'the function has no way out',
   'unusual-exit': 'one way out of the function is not a return or a jump to the start of a function',
   'no-calls': 'the function makes no calls',
+  'no-edges': 'the function has no edges: it is a single block',
+  'no-count': 'neither it nor enough of what flows into and out of it can be counted',
   // The place.
   'no-instruction': 'no instruction starts there',
   'too-short': 'no instruction that runs exactly when this one does is long enough, and free, to be overwritten by a jump',

@@ -5,22 +5,12 @@
 // dead register (a number that is no kernel address), sets every dead flag to a bit drawn by lot, and goes on with the
 // moved instruction.
 
-import { writeFileSync } from 'node:fs'
-import { writeBundle } from '../../src/bundle/bundle.js'
-import { readCertificateDer, readKey } from '../../src/bundle/keys.js'
-import type { SecondDecoder } from '../../src/code/second.js'
 import { FLAGS, GPRS, RSP, type RegisterSet } from '../../src/code/registers.js'
-import { hex, type Rva } from '../../src/image/rva.js'
-import type { KernelLiveness } from '../../src/liveness/live.js'
-import { identify } from '../../src/pipeline.js'
 import type { CodeBuffer } from '../../src/splice/code.js'
 import { emitCounters } from '../../src/splice/counter.js'
-import { describePlan } from '../../src/splice/describe.js'
-import { encodeSites } from '../../src/splice/encode.js'
-import type { Plan } from '../../src/splice/plan.js'
-import { findReserved } from '../../src/splice/reserved.js'
-import { changesGs, prepareFunction, siteRva, spliceBefore, type Ground, type PlannedFunction, type Splice } from '../../src/splice/site.js'
+import { changesGs, prepareFunction, spliceBefore, type Ground, type PlannedFunction, type Splice } from '../../src/splice/site.js'
 import type { Key } from './artefacts.js'
+import { writeSplices } from './splices.js'
 
 /** A number below a bound, from a seed: mulberry32. */
 export const lottery = (seed: number) => (bound: number): number => {
@@ -66,7 +56,7 @@ const junkAt = (ground: Ground, fn: PlannedFunction, i: number): Splice | undefi
 }
 
 /** A function of which every instruction may be spliced, as far as its kind allows. */
-const usable = (ground: Ground, index: number): PlannedFunction | undefined => {
+export const usable = (ground: Ground, index: number): PlannedFunction | undefined => {
   const { functions, textEnd } = ground.image
   if (!functions.isFunc[index] || functions.start[index]! >= textEnd) return undefined
   const fn = prepareFunction(ground, index)
@@ -114,33 +104,7 @@ export const damage = (splices: readonly Splice[], random: (bound: number) => nu
   })
 }
 
-export const groundOf = (live: KernelLiveness, second: SecondDecoder): Ground =>
-  ({ image: live.graph.image, live, reserved: findReserved(live.graph.image), second })
-
-/** Where a point of such a bundle is, from its name. */
-export const placeOf = (point: string): Rva => Number(point.slice(point.lastIndexOf('#') + 1))
-
-/** Writes a bundle of these splices, in any order, each at an instruction of its own. */
+/** Writes a bundle whose patches put junk into what is dead where these splices are. */
 export const writeJunkBundle = (
   ground: Ground, splices: readonly Splice[], random: (bound: number) => number, key: Key, path: string,
-): void => {
-  const { image } = ground
-  const sites = [...new Map(splices.map((splice) => [siteRva(splice), splice])).values()].sort((a, b) => siteRva(a) - siteRva(b))
-  const plan: Plan = {
-    tables: encodeSites(image, sites, emitJunk(random)),
-    served: sites.map((splice, site) => {
-      const { name, start } = splice.fn.graph
-      const at = `insn:${name}+${hex(siteRva(splice) - start)}#${hex(siteRva(splice))}`
-      return {
-        point: { name: at, kind: 'insn', fn: splice.fn.index, functionName: name, offset: siteRva(splice) - start, aggregate: 'count' },
-        name: at, parts: [{ rva: siteRva(splice), site }],
-      }
-    }),
-    refused: [],
-    tactics: sites.map((splice) => splice.tactic),
-    live: Uint32Array.from(sites, (splice) => splice.live),
-    reserved: ground.reserved,
-  }
-  const manifest = describePlan(image, plan, ['junk'], { name: 'kerninst', version: 'test' })
-  writeFileSync(path, writeBundle({ manifest, target: identify(image), tables: plan.tables, key: readKey(key.key), cert: readCertificateDer(key.cert) }))
-}
+): void => writeSplices(ground, splices, emitJunk(random), key, path)
