@@ -240,6 +240,27 @@ const checkMoved = (image: Image, reader: PatchReader, rva: Rva, original: Uint8
   return before
 }
 
+interface Span {
+  readonly start: Rva
+  end: Rva
+}
+
+/** Text that no site may touch, whatever the reserved bytes say: ascending and apart. */
+const forbiddenText = (image: Image): readonly Span[] => {
+  const { ranges, kprobeBlacklist, staticCallTrampolines } = image.tables
+  const spans: Span[] = ranges.filter((r) => r.end > r.start).map(({ start, end }) => ({ start, end }))
+  for (const { start, end } of [kprobeBlacklist, staticCallTrampolines]) {
+    start.forEach((from, i) => spans.push({ start: from, end: end[i]! }))
+  }
+  const apart: Span[] = []
+  for (const span of spans.sort((a, b) => a.start - b.start)) {
+    const last = apart.at(-1)
+    if (last !== undefined && span.start <= last.end) last.end = Math.max(last.end, span.end)
+    else apart.push(span)
+  }
+  return apart
+}
+
 /**
  * Checks a finished plan.
  * @param live site -> register set that its patch must leave alone
@@ -249,11 +270,8 @@ export const checkPlan = (
   image: Image, tables: PatchTables, live: Uint32Array, reserved: Uint8Array, second: SecondDecoder,
 ): Checked => {
   const reader = new PatchReader(tables, second)
-  const { ranges, kprobeBlacklist, staticCallTrampolines } = image.tables
-  const forbidden: { start: Rva; end: Rva }[] = ranges.filter((r) => r.end > r.start)
-  for (const spans of [kprobeBlacklist, staticCallTrampolines]) {
-    spans.start.forEach((start, i) => forbidden.push({ start, end: spans.end[i]! }))
-  }
+  const forbidden = forbiddenText(image)
+  let span = 0 // the first one that does not end before the site
   const counted = new Uint8Array(tables.slotCount)
   let site = 0
   try {
@@ -272,9 +290,8 @@ export const checkPlan = (
       for (let i = 0; i < length; i++) {
         if (reserved[rva + i - image.textStart] !== allowed) throw new Mistake('a reserved byte would be overwritten')
       }
-      for (const span of forbidden) {
-        if (rva < span.end && rva + length > span.start) throw new Mistake('in text that must not be touched')
-      }
+      while (span < forbidden.length && forbidden[span]!.end <= rva) span++
+      if (span < forbidden.length && rva + length > forbidden[span]!.start) throw new Mistake('in text that must not be touched')
       while (reader.at < tables.sitePatch[site]!) {
         if (tables.code[reader.at] !== 0xcc) throw new Mistake('there is code between patches')
         reader.at++
