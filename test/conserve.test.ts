@@ -15,20 +15,10 @@ import { loadImage } from '../src/image/image.js'
 import { NONE } from '../src/image/rva.js'
 import { findReserved, reservedCode } from '../src/splice/reserved.js'
 import { kernel } from './guest/artefacts.js'
+import { lottery, seed, seedNote } from './lottery.js'
 
-const seed = Number(process.env['KERNINST_SEED'] ?? Date.now() % 1_000_000_000)
-t.comment(`seed ${seed} (set KERNINST_SEED to repeat)`)
-
-/** xorshift32, from the printed seed. */
-const random = (() => {
-  let state = seed | 1
-  return (below: number): number => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) % below
-  }
-})()
+t.comment(seedNote)
+const random = lottery(seed)
 
 const shapeOf = (succ: readonly number[][], entries: readonly number[]): Shape => {
   const succStart = new Uint32Array(succ.length + 1)

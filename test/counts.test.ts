@@ -19,8 +19,9 @@ import { countBlocks, type Equation } from '../src/splice/counts.js'
 import { siteRva, spliceBefore, type Ground, type PlannedFunction, type Splice } from '../src/splice/site.js'
 import { ROOT, buildInjector, buildModule, kernel, keygen, program } from './guest/artefacts.js'
 import { runGuest } from './guest/guest.js'
-import { lottery, usable } from './guest/junk.js'
+import { usable } from './guest/junk.js'
 import { groundOf, placeOf, writeSplices } from './guest/splices.js'
+import { lottery, seed, seedNote } from './lottery.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const MAX_SITES = 100_000 //  one stop of the machine takes them within a second, under TCG
@@ -29,7 +30,6 @@ const FUNCTIONS = 500 //      that ran, with blocks to compare
 const IN_FLIGHT = 70 //       threads of a guest, at most
 const GUEST_SECONDS = 400
 
-const seed = Number(process.env['KERNINST_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-counts-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 const key = keygen(scratch, 'trusted')
@@ -97,7 +97,7 @@ const draw = (ground: Ground, staying: Uint8Array, random: (bound: number) => nu
 
 for (const name of KERNELS) {
   t.test(name, { timeout: 0 }, async (t) => {
-    t.comment(`KERNINST_SEED=${seed}`)
+    t.comment(seedNote)
     const target = kernel(name)
     const module = buildModule(target, key.cert, scratch)
     const image = loadImage(target.vmlinux)

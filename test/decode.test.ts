@@ -18,22 +18,12 @@ import { DecodeTable } from '../src/code/table.js'
 import { loadImage, type Image } from '../src/image/image.js'
 import { NONE, type Rva } from '../src/image/rva.js'
 import { ROOT, kernel } from './guest/artefacts.js'
+import { lottery, seed, seedNote } from './lottery.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 
-const seed = Number(process.env['KERNINST_SEED'] ?? Date.now() % 1_000_000_000)
-t.comment(`seed ${seed} (set KERNINST_SEED to repeat)`)
-
-/** xorshift32, from the printed seed. */
-const random = (() => {
-  let state = seed | 1
-  return (below: number): number => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) % below
-  }
-})()
+t.comment(seedNote)
+const random = lottery(seed)
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-decode-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))

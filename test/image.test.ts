@@ -14,6 +14,7 @@ import { bytesAt, loadImage, type Image } from '../src/image/image.js'
 import { parseKallsyms } from '../src/image/kallsyms.js'
 import { findBuildId } from '../src/image/notes.js'
 import { NONE } from '../src/image/rva.js'
+import { lottery, seed, seedNote } from './lottery.js'
 import { makeMiniature, type Build } from './miniature.js'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-image-'))
@@ -39,16 +40,8 @@ const refuses = (t: Test, act: () => unknown, exit: number, message: RegExp): vo
   t.match(error.message, message)
 }
 
-/** xorshift32; the seed is printed, and taken from KERNINST_SEED. */
-const seed = Number(process.env['KERNINST_SEED'] ?? Date.now() % 0x7fffffff) | 1
-t.comment(`KERNINST_SEED=${seed}`)
-let state = seed
-const random = (below: number): number => {
-  state ^= state << 13
-  state ^= state >>> 17
-  state ^= state << 5
-  return (state >>> 0) % below
-}
+t.comment(seedNote)
+const random = lottery(seed)
 
 // ---- A kernel in miniature -----------------------------------------------------------------------------------------
 

@@ -21,8 +21,9 @@ import { reportNumbers } from '../src/report/numbers.js'
 import { siteRva, type Splice } from '../src/splice/site.js'
 import { ROOT, buildInjector, buildModule, kernel, keygen, program } from './guest/artefacts.js'
 import { runGuest, type GuestResult } from './guest/guest.js'
-import { damage, everywhere, lottery, oneEach, writeJunkBundle } from './guest/junk.js'
+import { damage, everywhere, oneEach, writeJunkBundle } from './guest/junk.js'
 import { groundOf, placeOf } from './guest/splices.js'
+import { lottery, seed, seedNote } from './lottery.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const TRIES = 8 //            draws of an instruction in each function
@@ -30,8 +31,6 @@ const MAX_SITES = 40_000 //   of the second run: the patch area holds 8 MiB, and
 const DAMAGED = 60 //       places of the run that has to fail
 const GUEST_SECONDS = 400
 const DAMAGED_SECONDS = 150 // after which that one counts as hung; the others take 60 to 80
-
-const seed = Number(process.env.KERNINST_SEED ?? Math.floor(Math.random() * 2 ** 31))
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-junk-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
@@ -71,7 +70,7 @@ const boot = (vmlinuz: string, module: string, bundle: string, seconds: number):
 
 for (const name of KERNELS) {
   t.test(name, { timeout: 0 }, async (t) => {
-    t.comment(`KERNINST_SEED=${seed}`)
+    t.comment(seedNote)
     const random = lottery(seed)
     const target = kernel(name)
     const module = buildModule(target, key.cert, scratch)

@@ -14,19 +14,13 @@ import { loadImage } from '../src/image/image.js'
 import { SYM, type SymbolSections } from '../src/image/symbols.js'
 import { kernel } from './guest/artefacts.js'
 import { Kallsyms, LAYOUTS, type Layout, type Named } from './kallsyms.js'
+import { lottery, seed, seedNote } from './lottery.js'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-kallsyms-'))
 t.teardown(() => rmSync(scratch, { recursive: true }))
 
-const seed = Number(process.env['KERNINST_SEED'] ?? Date.now() % 0x7fffffff) | 1
-t.comment(`KERNINST_SEED=${seed}`)
-let state = seed
-const random = (below: number): number => {
-  state ^= state << 13
-  state ^= state >>> 17
-  state ^= state << 5
-  return (state >>> 0) % below
-}
+t.comment(seedNote)
+const random = lottery(seed)
 
 const BASE = 0xffffffff81000000n
 const WORDS = ['read', 'write', 'page', 'inode', 'lock', 'tcp', 'sched', 'irq', 'mm', 'vfs', 'init', 'map', 'get']

@@ -10,14 +10,12 @@ import { checkClaims } from '../src/liveness/check.js'
 import type { Claims } from '../src/liveness/claims.js'
 import { claimsOf, solveLiveness } from '../src/liveness/live.js'
 import { kernel, mustKerninst } from './guest/artefacts.js'
-import { lottery } from './guest/junk.js'
+import { lottery, seed, seedNote } from './lottery.js'
 import { BruteForce, TooLong, drawProgram, imageOf, listing } from './programs.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const PROGRAMS = Number(process.env['KERNINST_PROGRAMS'] ?? 10_000)
 const BROKEN = 4000 // claims of each kind
-
-const seed = Number(process.env['KERNINST_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
 
 /** One of the bits that are set in a word, drawn by lot; 0 if there is none. */
 const oneBit = (word: number, random: (bound: number) => number): number => {
@@ -26,7 +24,7 @@ const oneBit = (word: number, random: (bound: number) => number): number => {
 }
 
 t.test('small programs: the solver and brute force agree, and the checker accepts just that', (t) => {
-  t.comment(`KERNINST_SEED=${seed}`)
+  t.comment(seedNote)
   let tooLong = 0
   let places = 0
   let broken = 0

@@ -27,24 +27,14 @@ import { describePlan } from '../src/splice/describe.js'
 import { originalOf } from '../src/splice/move.js'
 import { makePlan, placeOf, type Plan } from '../src/splice/plan.js'
 import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
+import { lottery, seed, seedNote } from './lottery.js'
 
 const CACHE = process.env['KERNINST_CACHE'] ?? join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'kerninst')
 const KERNELS = ['6.1-cloud', '6.12-cloud'].map((name) => ({ name, path: join(CACHE, 'kernels', name, 'vmlinux') }))
 const ROOT = process.cwd()
 
-const seed = Number(process.env['KERNINST_SEED'] ?? Date.now() % 1_000_000_000)
-t.comment(`seed ${seed} (set KERNINST_SEED to repeat)`)
-
-/** xorshift32, from the printed seed. */
-const random = (() => {
-  let state = seed | 1
-  return (below: number): number => {
-    state ^= state << 13
-    state ^= state >>> 17
-    state ^= state << 5
-    return (state >>> 0) % below
-  }
-})()
+t.comment(seedNote)
+const random = lottery(seed)
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-plan-'))
 t.teardown(() => rmSync(scratch, { recursive: true, force: true }))

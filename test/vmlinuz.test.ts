@@ -13,19 +13,13 @@ import { kernel } from './guest/artefacts.js'
 import {
   KERNEL_PACKERS, PACKERS, PAYLOAD_START, bzImage, pack, packedImage, withSize, type Format, type Packer,
 } from './packers.js'
+import { lottery, seed, seedNote } from './lottery.js'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-vmlinuz-'))
 t.teardown(() => rmSync(scratch, { recursive: true }))
 
-const seed = Number(process.env['KERNINST_SEED'] ?? Date.now() % 0x7fffffff) | 1
-t.comment(`KERNINST_SEED=${seed}`)
-let state = seed
-const random = (below: number): number => {
-  state ^= state << 13
-  state ^= state >>> 17
-  state ^= state << 5
-  return (state >>> 0) % below
-}
+t.comment(seedNote)
+const random = lottery(seed)
 
 const unpack = (image: Uint8Array): Uint8Array => unpackVmlinuz('vmlinuz', image)
 

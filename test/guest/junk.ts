@@ -12,14 +12,6 @@ import { changesGs, prepareFunction, spliceBefore, type Ground, type PlannedFunc
 import type { Key } from './artefacts.js'
 import { writeSplices } from './splices.js'
 
-/** A number below a bound, from a seed: mulberry32. */
-export const lottery = (seed: number) => (bound: number): number => {
-  seed = (seed + 0x6d2b79f5) | 0
-  let t = Math.imul(seed ^ (seed >>> 15), seed | 1)
-  t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t
-  return (((t ^ (t >>> 14)) >>> 0) % bound)
-}
-
 /** Bit of a register set -> bit of rflags. */
 const RFLAGS = [[16, 0], [17, 2], [18, 4], [19, 6], [20, 7], [21, 11]] as const
 
