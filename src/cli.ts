@@ -26,6 +26,7 @@ setFlagsFromString('--no-concurrent-osr')
 
 const VERSION = (JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }).version
 const MAX_PROGRAM_BYTES = 1 << 20
+const MAX_REFUSALS_SHOWN = 40 // more of them are counted
 const MAX_BUNDLE_BYTES = BUNDLE_LIMITS.manifest + BUNDLE_LIMITS.payload + (1 << 20)
 
 const say = (line: string): void => {
@@ -83,9 +84,13 @@ const plan = async (image: string, options: PlanOptions): Promise<void> => {
   if (bundle !== undefined) writeWhole(options.output, bundle)
   if (options.json) process.stdout.write(planJson(result))
   const { points, refusals, sites } = manifest
-  for (const refusal of refusals) {
+  for (const refusal of refusals.slice(0, MAX_REFUSALS_SHOWN)) {
     const nearest = refusal.nearest === '' ? '' : `; nearest: ${refusal.nearest}`
     say(`kerninst: refused ${printable(refusal.point)}: ${refusal.code}: ${refusal.reason}${nearest}`)
+  }
+  if (refusals.length > MAX_REFUSALS_SHOWN) {
+    const counts = Object.entries(countBy(refusals.map((r) => r.code))).map(([code, count]) => `${code} ${count}`).join(', ')
+    say(`kerninst: ${refusals.length} points refused in all: ${counts}${bundle === undefined ? '' : `; kerninst show ${options.output} lists them`}`)
   }
   if (bundle === undefined) {
     throw new KerninstError(EXIT.found, `every point was refused, so ${options.output} is not written`)
