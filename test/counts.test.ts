@@ -115,6 +115,7 @@ for (const name of KERNELS) {
         ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
       ],
       script: SCRIPT,
+      spliced: /^applied /,
       append: 'preempt=full rcupdate.rcu_cpu_stall_timeout=120',
       seconds: GUEST_SECONDS,
     })

@@ -63,6 +63,7 @@ const boot = (vmlinuz: string, module: string, bundle: string, seconds: number):
     ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
   ],
   script: SCRIPT,
+  spliced: /^applied /,
   // A hang ends the guest; but an emulator on a host that others use may stand still for half a minute.
   append: 'preempt=full softlockup_panic=1 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 sysctl.kernel.panic_on_rcu_stall=1',
   seconds,
