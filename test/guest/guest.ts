@@ -31,11 +31,11 @@ export interface GuestJob {
   readonly icount?: boolean
   readonly seconds: number
   /**
-   * The first line that the script prints once splices of ours are in the kernel's text. A guest that dies before says
-   * nothing of them, but something of the emulator: multi-threaded TCG of QEMU 7.2 now and then leaves a processor
-   * hanging where the kernel rewrites its own text. It is started anew, and that is said.
+   * The line that the script prints right before it splices. A guest that dies earlier says nothing of splices, but
+   * something of the emulator: multi-threaded TCG of QEMU 7.2 now and then leaves a processor hanging where the kernel
+   * rewrites its own text. It is started anew, and that is said.
    */
-  readonly spliced?: RegExp
+  readonly splicing?: RegExp
   /** Called for each line as it comes. */
   readonly onLine?: (line: string) => void
 }
@@ -155,9 +155,9 @@ const MAX_STARTS = 3
 /** Boots the kernel and runs the script. Rejects when the guest dies, hangs past `seconds`, or says too much. */
 export async function runGuest(job: GuestJob): Promise<GuestResult> {
   for (let start = 1; ; start++) {
-    let reached = job.spliced === undefined
+    let reached = job.splicing === undefined
     const onLine = (line: string): void => {
-      if (job.spliced?.test(line)) reached = true
+      if (job.splicing?.test(line)) reached = true
       job.onLine?.(line)
     }
     try {
