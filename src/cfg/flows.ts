@@ -27,9 +27,9 @@
 
 import { FLOW } from '../code/instructions.js'
 import { NONE } from '../image/rva.js'
-import type { FunctionGraph } from './function.js'
-import { reachable } from './function.js'
-import type { KernelGraph } from './graph.js'
+import { lowerBound } from '../image/search.js'
+import { reachable, type FunctionGraph } from './function.js'
+import { predecessors, type KernelGraph } from './graph.js'
 import { CALL, END, ENTRY } from './kinds.js'
 
 /** What a flow counts. */
@@ -138,7 +138,7 @@ export const waysOut = (graph: KernelGraph, fn: FunctionGraph, staying: Uint8Arr
     if (call[whole] === CALL.direct && isLost(callee[whole]!)) way |= WAY.lost
     if (call[whole] === CALL.anything && pointers) way |= WAY.lost
     if (end & END.leaks) {
-      for (let k = firstAtLeast(variantCaller, whole); k < variantCaller.length && variantCaller[k] === whole; k++) {
+      for (let k = lowerBound(variantCaller, whole); k < variantCaller.length && variantCaller[k] === whole; k++) {
         const to = variantCallee[k]!
         if (to === NONE ? pointers : isLost(to)) way |= WAY.lost
       }
@@ -148,29 +148,12 @@ export const waysOut = (graph: KernelGraph, fn: FunctionGraph, staying: Uint8Arr
   return ways
 }
 
-const firstAtLeast = (table: Uint32Array, value: number): number => {
-  let low = 0
-  for (let high = table.length; low < high;) {
-    const middle = (low + high) >>> 1
-    if (table[middle]! < value) low = middle + 1
-    else high = middle
-  }
-  return low
-}
-
 // Blocks from which no way leads out would balance only if nothing ever came to them: a loop without end, a BUG, a call
 // that never returns. Each part of the graph that nothing leaves gets one way out. The block that a depth-first search
 // finishes first, among those that do not yet get out, lies in such a part.
 const letOut = (shape: Shape, reached: Uint8Array, ways: Uint8Array): void => {
-  const { blockCount, succStart, succ } = shape
-  const predStart = new Uint32Array(blockCount + 1)
-  for (const s of succ) predStart[s + 1]!++
-  for (let b = 0; b < blockCount; b++) predStart[b + 1]! += predStart[b]!
-  const next = predStart.slice()
-  const pred = new Uint32Array(succ.length) // the edges turned round
-  for (let b = 0; b < blockCount; b++) {
-    for (let e = succStart[b]!; e < succStart[b + 1]!; e++) pred[next[succ[e]!]!++] = b
-  }
+  const { blockCount } = shape
+  const { predStart, pred } = predecessors(shape)
   const out = new Uint8Array(blockCount) // block -> 1 when a way leads out from it
   const stack = new Uint32Array(blockCount)
   let left = 0
