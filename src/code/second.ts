@@ -1,7 +1,12 @@
 // The second opinion: Capstone decodes what iced decoded, and the two must agree on length and control flow wherever a
 // plan overwrites or moves an instruction. Nothing else is taken from it; its register use is known to be wrong.
+//
+// A plan of the whole kernel asks millions of times, and the package's own disasm() takes 60 µs, most of them to build
+// objects. So cs_disasm is called as it is exported, and struct cs_insn read where it lies (Capstone 5,
+// include/capstone/capstone.h): 1 µs. Capstone's numbers for mnemonics say whether the text has to be looked at at all.
 
-import { Capstone, Const, loadCapstone, type Insn } from 'capstone-wasm'
+import { Capstone, Const, loadCapstone } from 'capstone-wasm'
+import { assert } from '../error.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { FLOW } from './instructions.js'
 
@@ -11,39 +16,94 @@ export interface SecondOpinion {
   readonly target: Rva //      of a direct transfer, or NONE
 }
 
+/** What the object that the package fills holds, as far as it is used. */
+interface Exports {
+  HEAPU8: Uint8Array
+  HEAPU32: Uint32Array
+  _malloc(bytes: number): number
+  _cs_disasm(handle: number, code: number, bytes: number, address: bigint, count: number, found: number): number
+  _cs_free(insns: number, count: number): void
+}
+
+// struct cs_insn
+const SIZE_AT = 16
+const MNEMONIC_AT = 42
+const OPERANDS_AT = 74
+const END_AT = 234
+
+const MAX_LENGTH = 15
+
 const IP_BASE = 0x4000_0000_0000n
 
 const JUMPS = new Set(['jmp', 'ljmp', 'notrack jmp', 'bnd jmp'])
 const SYSTEM = /^(int|int1|int3|into|ud0|ud1|ud2|ud2b|syscall|sysret|sysretq|sysenter|sysexit|iret|iretd|iretq|retf|retfq|xbegin|lcall|vmcall|vmmcall|vmlaunch|vmresume|hlt)$/
+const TRANSFER = /^(bnd |notrack )?(j|loop|call|ret|ljmp)/
+
+const INVALID: SecondOpinion = { length: 0, flow: FLOW.invalid, target: NONE }
 
 export class SecondDecoder {
-  readonly #engine: Capstone
+  readonly #raw: Exports
+  readonly #handle: number
+  readonly #code: number //  where bytes are put
+  readonly #found: number // where cs_disasm puts the address of what it found
+  /** Capstone's number of a mnemonic -> whether it always goes on to the next instruction. */
+  readonly #plain = new Map<number, boolean>()
+  /** length -> the opinion that it is a plain instruction of that length: made once. */
+  readonly #next: readonly SecondOpinion[] =
+    Array.from({ length: MAX_LENGTH + 1 }, (_, length) => ({ length, flow: FLOW.next, target: NONE }))
 
-  private constructor(engine: Capstone) {
-    this.#engine = engine
+  private constructor(raw: Exports, handle: number) {
+    this.#raw = raw
+    this.#handle = handle
+    this.#code = raw._malloc(MAX_LENGTH + 1)
+    this.#found = raw._malloc(4)
+    // jmp to itself: another version of the package may lay struct cs_insn out in another way.
+    const { length, flow, target } = this.decode(16, Uint8Array.of(0xeb, 0xfe))
+    assert(length === 2 && flow === FLOW.jump && target === 16, 'struct cs_insn is as it was')
   }
 
   static async load(): Promise<SecondDecoder> {
-    await loadCapstone()
-    return new SecondDecoder(new Capstone(Const.CS_ARCH_X86, Const.CS_MODE_64))
+    // What the package's types leave out: the factory fills the object that it is given.
+    const raw = {}
+    await (loadCapstone as unknown as (filled: object) => Promise<void>)(raw)
+    const engine = new Capstone(Const.CS_ARCH_X86, Const.CS_MODE_64) as unknown as { readonly handle: number }
+    return new SecondDecoder(raw as Exports, engine.handle)
   }
 
-  // The package throws where nothing decodes.
-  #first(rva: Rva, bytes: Uint8Array): Insn | undefined {
-    try {
-      return this.#engine.disasm(bytes, { address: IP_BASE + BigInt(rva), count: 1 })[0]
-    } catch {
-      return undefined
-    }
+  #text(start: number, end: number): string {
+    const { HEAPU8 } = this.#raw
+    let text = ''
+    for (let at = start; at < end && HEAPU8[at] !== 0; at++) text += String.fromCharCode(HEAPU8[at]!)
+    return text
   }
 
   /** Decodes the first instruction of `bytes`, which lies at `rva`. */
   decode(rva: Rva, bytes: Uint8Array): SecondOpinion {
-    const insn = this.#first(rva, bytes)
-    if (insn === undefined) return { length: 0, flow: FLOW.invalid, target: NONE }
-    const name = insn.mnemonic
-    const direct = /^0x[0-9a-f]+$/.test(insn.opStr)
-    const offset = direct ? BigInt(insn.opStr) - IP_BASE : -1n
+    const raw = this.#raw
+    const given = Math.min(bytes.length, MAX_LENGTH)
+    for (let i = 0; i < given; i++) raw.HEAPU8[this.#code + i] = bytes[i]!
+    if (raw._cs_disasm(this.#handle, this.#code, given, IP_BASE + BigInt(rva), 1, this.#found) !== 1) return INVALID
+    const insn = raw.HEAPU32[this.#found >>> 2]!
+    const opinion = this.#read(insn)
+    raw._cs_free(insn, 1)
+    return opinion
+  }
+
+  /** @param at where a struct cs_insn lies */
+  #read(at: number): SecondOpinion {
+    const { HEAPU8, HEAPU32 } = this.#raw
+    const length = HEAPU8[at + SIZE_AT]!
+    const id = HEAPU32[at >>> 2]!
+    const plain = this.#plain.get(id)
+    if (plain) return this.#next[length]!
+    const name = this.#text(at + MNEMONIC_AT, at + OPERANDS_AT)
+    if (plain === undefined) {
+      this.#plain.set(id, !TRANSFER.test(name) && !SYSTEM.test(name))
+      if (this.#plain.get(id)) return this.#next[length]!
+    }
+    const operands = this.#text(at + OPERANDS_AT, at + END_AT)
+    const direct = /^0x[0-9a-f]+$/.test(operands)
+    const offset = direct ? BigInt(operands) - IP_BASE : -1n
     const target = offset >= 0n && offset < 0xffffffffn ? Number(offset) : NONE
     let flow: number = FLOW.next
     if (JUMPS.has(name)) flow = direct ? FLOW.jump : name === 'ljmp' ? FLOW.system : FLOW.indirectJump
@@ -52,7 +112,7 @@ export class SecondDecoder {
     else if (/^(bnd )?(j|loop)/.test(name)) flow = FLOW.branch
     else if (SYSTEM.test(name)) flow = FLOW.system
     const transfers = flow === FLOW.jump || flow === FLOW.call || flow === FLOW.branch
-    return { length: insn.size, flow, target: transfers ? target : NONE }
+    return { length, flow, target: transfers ? target : NONE }
   }
 }
 
