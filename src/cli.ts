@@ -18,7 +18,6 @@ import { reportNumbers } from './report/numbers.js'
 import { printable } from './report/printable.js'
 import { showJson, showText } from './report/show.js'
 import { reportText, textOptions } from './report/text.js'
-import { prepareFunction } from './splice/site.js'
 
 // Nearly all time goes into a few loops that run once each. Interpreting such a loop further while it is compiled costs
 // more than it gains (7 % of processor time of `analyze`, Node 20).
@@ -196,7 +195,7 @@ program
     const ground = await openGround(path, kallsymsOf(options), showStage)
     clearStage()
     for (const index of functionsNamed(ground.image, names)) {
-      const { graph, liveness } = prepareFunction(ground, index)
+      const { graph, liveness } = ground.prepare(index)
       process.stdout.write(options.format === 'json' ? graphJson(ground.image, graph, liveness) + '\n'
         : options.format === 'dot' ? graphDot(ground.image, graph) : graphText(ground.image, graph, liveness))
     }
@@ -212,7 +211,7 @@ program
     const ground = await openGround(path, kallsymsOf(options), showStage)
     clearStage()
     for (const index of functionsNamed(ground.image, [name])) {
-      process.stdout.write(disassembly(ground, prepareFunction(ground, index)))
+      process.stdout.write(disassembly(ground, ground.prepare(index)))
     }
   })
 

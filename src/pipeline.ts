@@ -16,8 +16,7 @@ import { checkPlan } from './splice/check.js'
 import { describePlan } from './splice/describe.js'
 import type { Manifest } from './splice/manifest.js'
 import { makePlan, type Plan } from './splice/plan.js'
-import { findReserved } from './splice/reserved.js'
-import type { Ground } from './splice/site.js'
+import { Ground } from './splice/ground.js'
 import type { TargetIdentity } from './splice/tables.js'
 import { analyze, type Analysis } from './report/analysis.js'
 import { EXIT, KerninstError } from './error.js'
@@ -100,12 +99,12 @@ export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const live = await stage('liveness', () => solveLiveness(graph))
   const second = await SecondDecoder.load()
   const plan = await stage('plan', () => makePlan(live, second, points))
-  await stage('check', () => checkPlan(image, plan.tables, plan.live, plan.reserved, second))
+  await stage('check', () => checkPlan(graph, plan.encoded, plan.reserved, second))
   const manifest = describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version })
-  if (plan.served.length === 0) return { bundle: undefined, plan, manifest, image, seconds }
+  if (plan.encoded.tables.siteCount === 0) return { bundle: undefined, plan, manifest, image, seconds }
   const { key, cert } = request
   const bundle = await stage('bundle', () =>
-    writeBundle({ manifest, target: identify(image), tables: plan.tables, ...(key && cert ? { key, cert } : {}) }))
+    writeBundle({ manifest, target: identify(image), tables: plan.encoded.tables, ...(key && cert ? { key, cert } : {}) }))
   return { bundle, plan, manifest, image, seconds }
 }
 
@@ -133,7 +132,7 @@ export const openGround = async (path: string, options: ImageOptions, progress: 
   const image = await stage('image', () => loadImage(path, options))
   const graph = await stage('control flow', () => buildGraph(image))
   const live = await stage('liveness', () => solveLiveness(graph))
-  return { image, live, reserved: findReserved(image), second: await SecondDecoder.load() }
+  return new Ground(live, await SecondDecoder.load())
 }
 
 /**

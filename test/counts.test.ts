@@ -15,12 +15,13 @@ import type { Rva } from '../src/image/rva.js'
 import { loadImage } from '../src/image/image.js'
 import { solveLiveness } from '../src/liveness/live.js'
 import { reportNumbers } from '../src/report/numbers.js'
-import { countBlocks, type Equation } from '../src/splice/counts.js'
-import { siteRva, spliceBefore, type Ground, type PlannedFunction, type Splice } from '../src/splice/site.js'
+import { countFlows } from '../src/splice/counts.js'
+import { Draft, LEVEL } from '../src/splice/draft.js'
+import { Ground, type PlannedFunction } from '../src/splice/ground.js'
 import { ROOT, buildInjector, buildModule, kernel, keygen, program } from './guest/artefacts.js'
 import { runGuest } from './guest/guest.js'
 import { usable } from './guest/junk.js'
-import { groundOf, placeOf, writeSplices } from './guest/splices.js'
+import { isTaken, placeOf, writeDraft } from './guest/splices.js'
 import { lottery, seed, seedNote } from './lottery.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
@@ -51,49 +52,39 @@ dmesg | grep -E 'WARNING:|BUG:|Oops:|stall|lockup|general protection|Call Trace:
 exit 0
 `
 
-/** A block of a function: what its count follows from, and where it is also counted by itself. */
+/** A block of a function: the counts that its own follows from, and the one that was taken there. */
 interface Comparison {
   readonly fn: PlannedFunction
   readonly at: Rva
-  readonly equation: Equation
-  readonly direct: Splice
+  readonly terms: Uint32Array // slot * 2, + 1 where it is subtracted
+  readonly slot: number
 }
 
 /** Some functions, drawn by lot, with every block that can be counted both ways. */
-const draw = (ground: Ground, staying: Uint8Array, random: (bound: number) => number): { splices: Splice[]; compared: Comparison[] } => {
-  const { functions } = ground.image
+const draw = (draft: Draft, staying: Uint8Array, random: (bound: number) => number): Comparison[] => {
+  const { functions } = draft.ground.image
   const order = Array.from({ length: functions.count }, (_, f) => f)
   for (let i = order.length - 1; i > 0; i--) {
     const k = random(i + 1)
     ;[order[i], order[k]] = [order[k]!, order[i]!]
   }
-  const sites = new Map<Rva, Splice>()
   const compared: Comparison[] = []
-  const accept = (splice: Splice): boolean => {
-    const there = sites.get(siteRva(splice))
-    return there === undefined || there.tactic === splice.tactic
-  }
-  const take = (splice: Splice): void => {
-    if (!sites.has(siteRva(splice))) sites.set(siteRva(splice), splice)
-  }
   for (const index of order) {
-    if (sites.size >= MAX_SITES) break
-    const fn = usable(ground, index)
+    if (draft.siteFirst.length >= MAX_SITES) break
+    const fn = usable(draft.ground, index)
     if (fn === undefined || fn.graph.blockCount < MIN_BLOCKS) continue
-    const counts = countBlocks(ground, fn, staying, accept)
-    for (const { count } of counts) if (typeof count !== 'string') [...count.plus, ...count.minus].forEach(take)
-    for (const { block, count } of counts) {
-      if (typeof count === 'string' || !count.derived) continue
-      for (let i = fn.graph.blockFirst[block]!; i < fn.graph.blockFirst[block + 1]!; i++) {
-        const direct = spliceBefore(ground, fn, i)
-        if (typeof direct === 'string' || !accept(direct)) continue
-        take(direct)
-        compared.push({ fn, at: fn.graph.insns.rva[fn.graph.blockFirst[block]!]!, equation: count, direct })
+    const { asked, refusal, derived, start, term } = countFlows(draft, fn, staying, 'block')
+    for (let b = 0; b < fn.graph.blockCount; b++) {
+      if (!asked[b] || refusal[b] !== 0 || !derived[b]) continue
+      for (let i = fn.graph.blockFirst[b]!; i < fn.graph.blockFirst[b + 1]!; i++) {
+        const slot = draft.before(fn, i, LEVEL.shortJump)
+        if (typeof slot !== 'number') continue
+        compared.push({ fn, at: fn.graph.insns.rva[fn.graph.blockFirst[b]!]!, terms: term.subarray(start[b], start[b + 1]), slot })
         break
       }
     }
   }
-  return { splices: [...sites.values()], compared }
+  return compared
 }
 
 for (const name of KERNELS) {
@@ -103,10 +94,10 @@ for (const name of KERNELS) {
     const module = buildModule(target, key.cert, scratch)
     const image = loadImage(target.vmlinux)
     const graph = buildGraph(image)
-    const ground = groundOf(solveLiveness(graph), await SecondDecoder.load())
-    const { splices, compared } = draw(ground, findStaying(graph), lottery(seed))
+    const draft = new Draft(new Ground(solveLiveness(graph), await SecondDecoder.load()))
+    const compared = draw(draft, findStaying(graph), lottery(seed))
     const bundle = join(scratch, `${name}.bundle`)
-    writeSplices(ground, splices, undefined, key, bundle)
+    writeDraft(draft, undefined, key, bundle)
     const result = await runGuest({
       vmlinuz: target.vmlinuz,
       files: [
@@ -124,18 +115,18 @@ for (const name of KERNELS) {
     const dump = join(scratch, `${name}.dump`)
     writeFileSync(dump, result.files.get('dump') ?? '')
     const counts = new Map(reportNumbers(readBundle(readFileSync(bundle)), readDump(dump)).points
-      .map(({ point, count }) => [placeOf(point), count]))
-    const countOf = (splice: Splice): bigint => counts.get(siteRva(splice))!
-    const sum = (list: readonly Splice[]): bigint => list.reduce((total, splice) => total + countOf(splice), 0n)
+      .map(({ point, count }) => [`${placeOf(point)} ${isTaken(point)}`, count]))
+    const countOf = (slot: number): bigint => counts.get(`${graph.insns.rva[draft.slotInsn[slot]!]} ${draft.slotTakes[slot] === 1}`)!
 
     const ran = new Set<number>()
     const off: string[] = []
     let blocks = 0
     let inFlight = 0
     let most = 0n
-    for (const { fn, at, equation, direct } of compared) {
-      const measured = countOf(direct)
-      const derived = sum(equation.plus) - sum(equation.minus)
+    for (const { fn, at, terms, slot } of compared) {
+      const measured = countOf(slot)
+      let derived = 0n
+      for (const term of terms) derived += term & 1 ? -countOf(term >>> 1) : countOf(term >>> 1)
       if (measured === 0n && derived === 0n) continue
       ran.add(fn.index)
       blocks++
@@ -144,7 +135,7 @@ for (const name of KERNELS) {
       if (difference > most) most = difference
       if (difference > IN_FLIGHT) off.push(`${fn.graph.name}+0x${(at - fn.graph.start).toString(16)}: ${measured} measured, ${derived} derived`)
     }
-    t.comment(`${splices.length} sites; ${blocks} derived counts of blocks that ran, in ${ran.size} functions; ` +
+    t.comment(`${draft.siteFirst.length} sites, ${draft.slotInsn.length} counters; ${blocks} derived counts of blocks that ran, in ${ran.size} functions; ` +
       `${inFlight} of them off by threads in flight, at most ${most}`)
     t.same(off.slice(0, 20), [], 'derived counts are what was measured, up to threads in flight')
     t.ok(inFlight < blocks / 20, 'nearly all agree to the last run')

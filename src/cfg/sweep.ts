@@ -64,7 +64,7 @@ export class InsnIndex {
 }
 
 /** Where the padding at `at` ends: int3 and nops (0f 1f /0 and 90, with any number of 66 and 2e in front). */
-const skipPadding = (bytes: Uint8Array, at: number, end: number): number => {
+export const paddingEnd = (bytes: Uint8Array, at: number, end: number): number => {
   for (;;) {
     while (at < end && (bytes[at] === 0xcc || bytes[at] === 0x90)) at++
     let p = at
@@ -101,7 +101,7 @@ const cutRegion = (image: Image, region: Region, known: Uint32Array): CodeRange 
     if (at < covered) next = Math.min(next, covered)
     else {
       const k = lowerBound(known, at)
-      at = base + skipPadding(bytes, at - base, Math.min(next, k < known.length ? known[k]! : next) - base)
+      at = base + paddingEnd(bytes, at - base, Math.min(next, k < known.length ? known[k]! : next) - base)
     }
     if (next > at) pieces.push(at - base, next - base)
     at = next

@@ -1,9 +1,10 @@
 // From probes to points: names and wildcards become functions of the image. A name that does not exist is bad input; a
-// name that several functions bear is refused, since it cannot be told which was meant.
+// name that several functions bear is refused, since it cannot be told which was meant: F@0xffffffff81012345, with the
+// link-time address of its start, is one of them. A wildcard means each of them, by that name.
 
 import { EXIT, KerninstError } from '../error.js'
 import type { Image } from '../image/image.js'
-import { hex, NONE } from '../image/rva.js'
+import { hex, NONE, toAddress } from '../image/rva.js'
 import { distance, type PointKind, type Probe } from './program.js'
 
 export interface Point {
@@ -36,6 +37,12 @@ const nearestName = (image: Image, name: string): string => {
   return best
 }
 
+/** The name by which a program can mean this function alone. */
+const uniqueName = (image: Image, f: number): string => {
+  const name = image.functions.nameOf(f)
+  return image.functions.functionsNamed(name).length > 1 ? `${name}@${hex(toAddress(image.base, image.functions.start[f]!))}` : name
+}
+
 const fullName = (probe: Probe, name: string): string =>
   `${probe.kind}:${name}${probe.kind === 'insn' ? '+' + hex(probe.offset) : ''}`
 
@@ -61,12 +68,19 @@ export const resolvePoints = (image: Image, probes: readonly Probe[], source: st
         const name = image.functions.nameOf(f)
         if (!pattern.test(name) || isColdPart(name)) continue
         matched = true
-        add(probe, image.functions.functionsNamed(name).length > 1 ? NONE : f, name)
+        add(probe, f, uniqueName(image, f))
       }
       if (!matched) throw new KerninstError(EXIT.data, `${at}: no function matches '${probe.pattern}'`)
       continue
     }
-    const found = image.functions.functionsNamed(probe.pattern)
+    const [name, address] = probe.pattern.split('@')
+    const found = image.functions.functionsNamed(name!)
+    if (address !== undefined && found.length > 0) {
+      const fn = found.find((f) => toAddress(image.base, image.functions.start[f]!) === BigInt(address))
+      if (fn === undefined) throw new KerninstError(EXIT.data, `${at}: ${image.path} has no function '${name}' at ${address}`)
+      add(probe, fn, uniqueName(image, fn))
+      continue
+    }
     if (found.length === 0) {
       const near = nearestName(image, probe.pattern)
       throw new KerninstError(EXIT.data,

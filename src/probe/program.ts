@@ -4,7 +4,7 @@
 //   probe      = point { "," point } "{" { action [ ";" ] } "}"
 //   point      = kind ":" function [ "+" offset ]
 //   kind       = "entry" | "return" | "insn" | "call" | "block" | "edge"
-//   function   = a symbol's name; "*" and "?" are wildcards
+//   function   = a symbol's name; "*" and "?" are wildcards; or name "@" address, where several functions have that name
 //   action     = aggregate "=" "count" "(" ")"
 //   aggregate  = "@" [ name ]
 //
@@ -82,8 +82,14 @@ class Parser {
       this.#fail(`${kind === '' ? 'a point' : `'${kind}'`} is not one of ${KINDS.join(', ')}${this.#hint(kind, KINDS)}`)
     }
     if (!this.#take(':')) this.#fail(`':' and a function's name are missing after ${known}`)
-    const pattern = this.#word(/[A-Za-z0-9_.$*?]+/y)
+    let pattern = this.#word(/[A-Za-z0-9_.$*?]+/y)
     if (pattern === '') this.#fail('a function\'s name is missing')
+    if (this.#take('@')) {
+      const address = this.#word(/0x[0-9a-fA-F]{1,16}/y)
+      if (address === '') this.#fail(`an address is missing after ${pattern}@`)
+      if (/[*?]/.test(pattern)) this.#fail('a name with wildcards takes no address')
+      pattern += `@${address}`
+    }
     let offset = 0
     const offsetAt = this.#at
     if (this.#take('+')) {

@@ -10,7 +10,9 @@ import type { Liveness } from '../liveness/live.js'
 import { Lister } from '../splice/describe.js'
 import { placeOf } from '../splice/plan.js'
 import { REFUSALS } from '../splice/refusal.js'
-import { spliceBefore, type Ground, type PlannedFunction } from '../splice/site.js'
+import { Draft, LEVEL } from '../splice/draft.js'
+import type { Ground, PlannedFunction } from '../splice/ground.js'
+import { TACTIC_NAMES } from '../splice/tactics.js'
 import { printable } from './printable.js'
 
 const successors = (graph: FunctionGraph, block: number): Uint32Array =>
@@ -81,6 +83,7 @@ export const disassembly = (ground: Ground, fn: PlannedFunction): string => {
   const { image } = ground
   const { graph, liveness } = fn
   const lister = new Lister()
+  const draft = new Draft(ground) // where each instruction is planned by itself
   const lines: string[] = []
   for (let b = 0; b < graph.blockCount; b++) {
     const to = [...Array.from(successors(graph, b), (s) => placeOf(image, blockStart(graph, s))), ...ways(graph.blockEnd[b]!)]
@@ -88,8 +91,9 @@ export const disassembly = (ground: Ground, fn: PlannedFunction): string => {
     for (let i = graph.blockFirst[b]!; i < graph.blockFirst[b + 1]!; i++) {
       const rva = graph.insns.rva[i]!
       const length = graph.insns.length[i]!
-      const splice = spliceBefore(ground, fn, i)
-      const tactic = typeof splice === 'string' ? `- ${splice}` : `${splice.tactic}, ${splice.cost} added`
+      const cost = draft.costBefore(fn, i, LEVEL.shortJump)
+      const way = draft.wayBefore(fn, i)
+      const tactic = typeof way === 'string' ? `- ${way}` : `${TACTIC_NAMES[way]}, ${cost} added`
       lines.push(`  ${hex(toAddress(image.base, rva))}  ${lister.instruction(image, rva, length).padEnd(44)} ` +
         `${tactic.padEnd(24)} live: ${namesOf(liveness.liveIn[i]!).join(' ')}`)
     }

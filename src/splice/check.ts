@@ -1,244 +1,37 @@
 // The plan checker: an independent look at a finished plan, before anything is signed. It shares the tables with the
 // planner, and no code that chooses or encodes. It decodes every original and every patch anew, with both decoders, and
-// accepts a patch only if it is, instruction by instruction:
+// accepts a patch only if it is, instruction by instruction, what the sites and counters ask for:
 //
-//   [push r]… [lahf [seto %al]]  (movabs $slot,%r; incq %gs:(%r))+  [[add $0x7f,%al] sahf] [pop r]…  then what the
-//   splice's kind asks for: the original instruction and a jump back, or a jump to the original target, or a live form
+//   each original instruction, moved, with the counting code of patchreader.ts before those that are counted; where the
+//   taken side of a branch is counted, the branch goes to its counter, which goes on to the original target; a jump
+//   back to the first byte behind the site, where control goes on there; or, where the splice changes a displacement
+//   alone, the counter and a jump to the original target; and the same again without counters, where a window needs it
 //
-// and if no register or flag that is live there is changed. Anything else is a bug of the planner: it throws.
+// and if no register or flag that is live there is changed. It also holds every site against the image: what it
+// expects, what must not be touched, that nothing jumps into the middle of what is overwritten, and that springboards
+// lie where nobody runs. Anything else is a bug of the planner: it throws.
 
-import { Decoder, DecoderOptions, Mnemonic, OpKind, Register, type Instruction } from '../code/iced.js'
-import { AF, CF, OF, PF, RAX, SF, ZF, type RegisterSet } from '../code/registers.js'
+import type { KernelGraph } from '../cfg/graph.js'
+import { Decoder, DecoderOptions, Mnemonic, OpKind, Register } from '../code/iced.js'
+import { FLOW } from '../code/instructions.js'
 import type { SecondDecoder } from '../code/second.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
+import type { Encoded } from './encode.js'
+import { Opinions, type Opinion } from './opinion.js'
+import { Mistake, PatchReader } from './patchreader.js'
 import { codeNumber } from './refusal.js'
-import { EXPECTED_BYTES, FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_KIND, type PatchTables } from './tables.js'
+import { EXPECTED_BYTES, FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_FLAG, SITE_KIND, type PatchTables } from './tables.js'
 
-const INC_FLAGS: RegisterSet = PF | AF | ZF | SF | OF
-const LAHF_FLAGS: RegisterSet = CF | PF | AF | ZF | SF
-
-/** What a checked plan says that it counts where; for the caller to hold against what was asked. */
+/** What a checked plan comes to. */
 export interface Checked {
   readonly sites: number
   readonly instructions: number // in patches
 }
 
-class Mistake extends Error {}
-
-// iced numbers the 64-bit registers RAX..R15 in encoding order.
-const gpr64 = (register: Register): number => register >= Register.RAX && register <= Register.R15 ? register - Register.RAX : -1
-
-class PatchReader {
-  readonly #tables: PatchTables
-  readonly #second: SecondDecoder
-  #decoder: Decoder
-  #fixup: number
-  at: number
-  instructions = 0
-
-  constructor(tables: PatchTables, second: SecondDecoder) {
-    this.#tables = tables
-    this.#second = second
-    this.#decoder = new Decoder(64, tables.code, DecoderOptions.None)
-    this.#fixup = 0
-    this.at = 0
-  }
-
-  /** The next instruction; both decoders must agree on it. */
-  next(): Instruction {
-    const { code } = this.#tables
-    this.#decoder.position = this.at
-    this.#decoder.ip = BigInt(this.at)
-    if (!this.#decoder.canDecode) throw new Mistake('the code ends inside a patch')
-    const insn = this.#decoder.decode()
-    if (insn.isInvalid) throw new Mistake('an instruction of the patch does not decode')
-    const second = this.#second.decode(this.at, code.subarray(this.at, this.at + 15))
-    if (second.length !== insn.length) throw new Mistake('the decoders disagree on the patch')
-    this.at += insn.length
-    this.instructions++
-    return insn
-  }
-
-  /** Takes the fixup whose field is `size` bytes at `offset`; it must be the next one, of this kind. */
-  takeFixup(kind: number, offset: number, size: number, end: number): number {
-    const f = this.#fixup++
-    const { fixupCount, fixupOffset, fixupKind, fixupTrail, fixupValue } = this.#tables
-    const relative = kind === FIXUP_KIND.rel32 || kind === FIXUP_KIND.pcpu32
-    const trail = relative ? end - offset - size : 0
-    if (f >= fixupCount || fixupOffset[f] !== offset || fixupKind[f] !== kind || fixupTrail[f] !== trail) {
-      throw new Mistake(`the fixup at code+${offset} is missing or wrong`)
-    }
-    return fixupValue[f]!
-  }
-
-  /** Whether a fixup's field lies in [start, end). */
-  hasFixup(start: number, end: number): boolean {
-    const offset = this.#tables.fixupOffset[this.#fixup]
-    return this.#fixup < this.#tables.fixupCount && offset! >= start && offset! < end
-  }
-
-  codeByte(offset: number): number {
-    return this.#tables.code[offset]!
-  }
-
-  fixupOffset(): number {
-    return this.#tables.fixupOffset[this.#fixup]!
-  }
-
-  finish(): void {
-    if (this.#fixup !== this.#tables.fixupCount) throw new Mistake('fixups are left over')
-    for (let i = this.at; i < this.#tables.code.length; i++) if (this.#tables.code[i] !== 0xcc) throw new Mistake('code is left over')
-    this.#decoder.free()
-  }
-}
-
-// The one encoding of each instruction of counting code that is accepted. Others may decode to the same and do less: a
-// prefix that is ignored, an operand of another width.
-const wanted = (insn: Instruction, r: number): number[] => {
-  const short = (opcode: number): number[] => (r < 8 ? [opcode + r] : [0x41, opcode + r - 8])
-  switch (insn.mnemonic) {
-    case Mnemonic.Push: return short(0x50)
-    case Mnemonic.Pop: return short(0x58)
-    case Mnemonic.Lahf: return [0x9f]
-    case Mnemonic.Sahf: return [0x9e]
-    case Mnemonic.Seto: return [0x0f, 0x90, 0xc0]
-    case Mnemonic.Add: return [0x04, 0x7f]
-    case Mnemonic.Mov: return r < 8 ? [0x48, 0xb8 + r] : [0x49, 0xb8 + r - 8]
-    default: return r < 8 ? [0x65, 0x48, 0xff, r] : [0x65, 0x49, 0xff, r - 8]
-  }
-}
-
-/** Reads the counting code at the reader; returns the slots counted, and leaves the reader behind it. */
-const checkCounters = (reader: PatchReader, live: RegisterSet): number[] => {
-  const slots: number[] = []
-  const saved: number[] = []
-  let changed: RegisterSet = 0 // registers changed and not yet restored
-  let flagsSaved: RegisterSet = 0
-  let flagsChanged: RegisterSet = 0
-  let pointer = -1
-  for (;;) {
-    const start = reader.at
-    const insn = reader.next()
-    const r = insn.opCount > 0 && insn.op0Kind === OpKind.Register ? gpr64(insn.op0Register) : -1
-    const plain = (each: Instruction, register: number, at: number): void => {
-      if (wanted(each, register).some((byte, i) => byte !== reader.codeByte(at + i))) throw new Mistake('an unusual encoding')
-    }
-    switch (insn.mnemonic) {
-      case Mnemonic.Push:
-        if (r < 0 || r === 4 || slots.length > 0) break
-        if (changed & (1 << r)) throw new Mistake('a register is saved after it was changed')
-        saved.push(r)
-        plain(insn, r, start)
-        continue
-      case Mnemonic.Lahf:
-        if (flagsChanged || flagsSaved || slots.length) throw new Mistake('lahf after the flags changed')
-        changed |= RAX
-        flagsSaved = LAHF_FLAGS
-        plain(insn, 0, start)
-        continue
-      case Mnemonic.Seto:
-        if (flagsSaved !== LAHF_FLAGS || slots.length || insn.op0Register !== Register.AL) throw new Mistake('unexpected seto')
-        flagsSaved |= OF
-        plain(insn, 0, start)
-        continue
-      case Mnemonic.Mov: {
-        if (insn.op1Kind !== OpKind.Immediate64 || r < 0 || !reader.hasFixup(start, reader.at)) break
-        if (flagsSaved && r === 0) throw new Mistake('the pointer overwrites the saved flags')
-        const slot = reader.takeFixup(FIXUP_KIND.slot64, start + 2, 8, reader.at)
-        slots.push(slot)
-        changed |= 1 << r
-        pointer = r
-        const inc = reader.next()
-        if (inc.mnemonic !== Mnemonic.Inc || inc.op0Kind !== OpKind.Memory || inc.memorySegment !== Register.GS ||
-            gpr64(inc.memoryBase) !== pointer || inc.memoryIndex !== Register.None || inc.memoryDisplacement !== 0n ||
-            inc.length !== 4 || inc.hasLockPrefix) throw new Mistake('the pointer is not followed by its increment')
-        plain(insn, r, start)
-        plain(inc, r, start + 10)
-        flagsChanged |= INC_FLAGS
-        continue
-      }
-      case Mnemonic.Add:
-        if (!(flagsSaved & OF) || insn.op0Register !== Register.AL || insn.immediate8 !== 0x7f) break
-        flagsChanged |= LAHF_FLAGS
-        flagsChanged &= ~OF
-        plain(insn, 0, start)
-        continue
-      case Mnemonic.Sahf:
-        if (!flagsSaved || flagsSaved & OF && flagsChanged & OF) break
-        flagsChanged &= ~LAHF_FLAGS
-        flagsSaved = 0
-        plain(insn, 0, start)
-        continue
-      case Mnemonic.Pop: {
-        if (saved.length === 0) break
-        if (r !== saved.pop()) throw new Mistake('registers are not restored in reverse')
-        if (flagsSaved) throw new Mistake('flags are restored after the register that holds them')
-        changed &= ~(1 << r)
-        plain(insn, r, start)
-        continue
-      }
-    }
-    // Not counting code any more: the reader goes back before this instruction.
-    reader.at = start
-    reader.instructions--
-    break
-  }
-  if (saved.length > 0) throw new Mistake('a saved register is not restored')
-  if (flagsSaved) throw new Mistake('saved flags are not restored')
-  if (slots.length === 0) throw new Mistake('nothing is counted')
-  const harmed = (changed | flagsChanged) & live
-  if (harmed !== 0) throw new Mistake(`the patch changes what is live (set ${harmed.toString(16)})`)
-  return slots
-}
-
-const checkJump = (reader: PatchReader, target: Rva): void => {
-  const start = reader.at
-  const insn = reader.next()
-  if (!insn.isJmpNear || insn.length !== 5) throw new Mistake('a jump is missing at the end of the patch')
-  if (reader.takeFixup(FIXUP_KIND.rel32, start + 1, 4, reader.at) !== target) throw new Mistake('the patch jumps to a wrong place')
-}
-
-// The moved instruction: the original's bytes but in fields with fixups, which must name what the original names.
-const checkMoved = (image: Image, reader: PatchReader, rva: Rva, original: Uint8Array): Instruction => {
-  const decoder = new Decoder(64, original, DecoderOptions.None)
-  decoder.ip = image.base + BigInt(rva)
-  const before = decoder.decode()
-  const offsets = decoder.getConstantOffsets(before)
-  const start = reader.at
-  const after = reader.next()
-  if (after.length !== before.length || after.code !== before.code) throw new Mistake('the moved instruction is another one')
-  const free = new Uint8Array(original.length) // bytes that may differ
-  while (reader.hasFixup(start, reader.at)) {
-    const offset = reader.fixupOffset() - start
-    let kind: number
-    let value: number
-    if (before.isIpRelMemoryOperand && offset === offsets.displacementOffset) {
-      kind = before.memorySegment === Register.GS ? FIXUP_KIND.pcpu32 : FIXUP_KIND.rel32
-      const address = BigInt.asUintN(64, before.ipRelMemoryAddress)
-      value = Number(BigInt.asUintN(32, kind === FIXUP_KIND.rel32 ? address - image.base : address))
-    } else if (before.isJccNear && offset === offsets.immediateOffset) {
-      kind = FIXUP_KIND.rel32
-      value = Number(before.nearBranchTarget - image.base)
-    } else {
-      kind = FIXUP_KIND.abs32
-      value = 0
-    }
-    if (reader.takeFixup(kind, start + offset, 4, start + original.length) !== value) throw new Mistake('the moved instruction names another address')
-    if (kind !== FIXUP_KIND.abs32) free.fill(1, offset, offset + 4)
-  }
-  if (before.isIpRelMemoryOperand && !free[offsets.displacementOffset]) throw new Mistake('a rip-relative operand has no fixup')
-  if (before.isJccNear && !free[offsets.immediateOffset]) throw new Mistake('a moved branch has no fixup')
-  if (before.isCallNear || before.isCallNearIndirect || before.isJmpShortOrNear || before.isJccShort || before.isLoop ||
-      before.isLoopcc || before.isJcxShort) throw new Mistake('an instruction was moved that cannot be')
-  original.forEach((byte, i) => {
-    if (!free[i] && byte !== reader.codeByte(start + i)) throw new Mistake('the moved instruction differs')
-  })
-  offsets.free()
-  decoder.free()
-  return before
-}
+const JUMP = 5
+const SHORT = 2
 
 interface Span {
   readonly start: Rva
@@ -261,88 +54,406 @@ const forbiddenText = (image: Image): readonly Span[] => {
   return apart
 }
 
-/**
- * Checks a finished plan.
- * @param live site -> register set that its patch must leave alone
- * @throws Error where the plan is wrong: a bug of ours, and no bundle may be written
- */
-export const checkPlan = (
-  image: Image, tables: PatchTables, live: Uint32Array, reserved: Uint8Array, second: SecondDecoder,
-): Checked => {
-  const reader = new PatchReader(tables, second)
-  const forbidden = forbiddenText(image)
-  let span = 0 // the first one that does not end before the site
-  const counted = new Uint8Array(tables.slotCount)
-  let site = 0
-  try {
-    let previousEnd = image.textStart
-    for (; site < tables.siteCount; site++) {
-      const rva = tables.siteRva[site]!
-      const length = tables.siteLength[site]!
-      if (rva < previousEnd || rva + length > image.textEnd) throw new Mistake('sites overlap or lie outside .text')
-      previousEnd = rva + length
-      const original = bytesAt(image, rva, length)
-      const expected = tables.siteExpected.subarray(site * EXPECTED_BYTES, (site + 1) * EXPECTED_BYTES)
+/** Where control, or a pointer, is known to lead: one byte per byte of .text. */
+const findLandings = ({ image, insns }: KernelGraph): Uint8Array => {
+  const { textStart, textEnd, tables, functions } = image
+  const landing = new Uint8Array(textEnd - textStart)
+  const land = (rva: Rva): void => {
+    if (rva >= textStart && rva < textEnd) landing[rva - textStart] = 1
+  }
+  for (let i = 0; i < insns.count; i++) land(insns.target[i]!)
+  for (const list of [tables.exTable.fixup, tables.staticKeys.target, tables.exports, image.codePointers]) list.forEach(land)
+  for (const list of [tables.exTable.insn, tables.bugs, tables.ftrace, tables.returnSites, tables.staticCalls]) list.forEach(land)
+  functions.start.forEach(land)
+  return landing
+}
+
+/** One site under the checker's eyes. */
+interface Site {
+  readonly index: number
+  readonly rva: Rva
+  readonly original: Uint8Array
+}
+
+class Checker {
+  readonly #image: Image
+  readonly #graph: KernelGraph
+  readonly #plan: Encoded
+  readonly #tables: PatchTables
+  readonly #reserved: Uint8Array
+  readonly #opinions: Opinions
+  readonly #reader: PatchReader
+  readonly #landing: Uint8Array
+  #slot = 0 // the next one to be counted: slots ascend with their sites
+  site = 0
+
+  constructor(graph: KernelGraph, plan: Encoded, reserved: Uint8Array, second: SecondDecoder) {
+    this.#graph = graph
+    this.#image = graph.image
+    this.#plan = plan
+    this.#tables = plan.tables
+    this.#reserved = reserved
+    this.#opinions = new Opinions(second)
+    this.#reader = new PatchReader(plan.tables, this.#opinions)
+    this.#landing = findLandings(graph)
+  }
+
+  run(): Checked {
+    const { siteCount, siteFlags, sitePatch, siteKind, slotCount } = this.#tables
+    this.#checkPlaces()
+    for (this.site = 0; this.site < siteCount; this.site++) {
+      if (siteFlags[this.site]! & SITE_FLAG.springboard) {
+        this.#checkSpringboard(this.site)
+        continue
+      }
+      this.#checkOriginal(this.site)
+      this.#reader.skipTo(siteKind[this.site] === SITE_KIND.hop ? this.#viaSpringboard(this.site) : sitePatch[this.site]!)
+      this.#checkPatch(this.site)
+    }
+    this.#reader.finish()
+    if (this.#slot !== slotCount) throw new Mistake('a slot is never counted')
+    return { sites: siteCount, instructions: this.#reader.instructions }
+  }
+
+  // ---- sites
+
+  /** Sites lie apart in .text, but for springboards in windows, and hold what the image holds. */
+  #checkPlaces(): void {
+    const { siteCount, siteRva, siteLength, siteFlags, siteExpected } = this.#tables
+    const { textStart, textEnd } = this.#image
+    const forbidden = forbiddenText(this.#image)
+    let span = 0 // the first one that does not end before the site
+    let end = textStart
+    let window = NONE // the last one
+    for (this.site = 0; this.site < siteCount; this.site++) {
+      const rva = siteRva[this.site]!
+      const length = siteLength[this.site]!
+      const flags = siteFlags[this.site]!
+      const inWindow = flags === SITE_FLAG.springboard && window !== NONE && rva + length <= siteRva[window]! + siteLength[window]!
+      if (rva < end && !inWindow) throw new Mistake('sites overlap or lie outside .text')
+      if (rva + length > textEnd) throw new Mistake('sites overlap or lie outside .text')
+      if (flags === SITE_FLAG.window) {
+        window = this.site
+        // Springboards may follow behind the jump.
+        end = rva + JUMP
+      } else {
+        if (inWindow && rva < end) throw new Mistake('springboards overlap')
+        if (!inWindow && window !== NONE && rva < siteRva[window]! + siteLength[window]!) throw new Mistake('a site inside a window')
+        end = rva + length
+      }
+      const original = bytesAt(this.#image, rva, length)
+      const expected = siteExpected.subarray(this.site * EXPECTED_BYTES, (this.site + 1) * EXPECTED_BYTES)
       if (original.some((byte, i) => byte !== expected[i]) || expected.subarray(length).some((b) => b !== 0)) {
         throw new Mistake('the expected bytes are not the image\'s')
       }
-      const allowed = tables.siteFormClass[site] !== 0 ? codeNumber('return-site') : 0
-      for (let i = 0; i < length; i++) {
-        if (reserved[rva + i - image.textStart] !== allowed) throw new Mistake('a reserved byte would be overwritten')
-      }
       while (span < forbidden.length && forbidden[span]!.end <= rva) span++
       if (span < forbidden.length && rva + length > forbidden[span]!.start) throw new Mistake('in text that must not be touched')
-      while (reader.at < tables.sitePatch[site]!) {
-        if (tables.code[reader.at] !== 0xcc) throw new Mistake('there is code between patches')
-        reader.at++
-      }
-      if (reader.at !== tables.sitePatch[site]) throw new Mistake('patches overlap')
-      for (const slot of checkCounters(reader, live[site]!)) {
-        if (slot >= tables.slotCount) throw new Mistake('a slot does not exist')
-        counted[slot] = 1
-      }
-      checkEnd(image, tables, reader, site, original)
     }
-    reader.finish()
-    if (counted.some((c) => c === 0)) throw new Mistake('a slot is never counted')
-  } catch (error) {
-    if (error instanceof Mistake) {
-      throw new Error(`plan checker: site ${site} at rva 0x${tables.siteRva[site]?.toString(16)}: ${error.message}`)
-    }
-    throw error
   }
-  return { sites: tables.siteCount, instructions: reader.instructions }
-}
 
-const checkEnd = (image: Image, tables: PatchTables, reader: PatchReader, site: number, original: Uint8Array): void => {
-  const rva = tables.siteRva[site]!
-  const length = original.length
-  const kind = tables.siteKind[site]
-  const displacement = (at: number): number => new DataView(original.buffer, original.byteOffset).getInt32(at, true)
-  if (tables.siteFormClass[site] !== 0) {
-    if (kind !== SITE_KIND.jmp || length !== 5 || tables.siteTail[site] !== reader.at) throw new Mistake('a return site is not as it must be')
-    if (indexOf(image.tables.returnSites, rva) < 0) throw new Mistake('not a return site')
+  /** What is overwritten may be, and nothing comes to its middle. */
+  #checkOriginal(site: number): void {
+    const { siteRva, siteLength, siteFormClass, siteRelocKind, siteRelocOffset, siteFlags, siteTail } = this.#tables
+    const start = siteRva[site]! - this.#image.textStart
+    const length = siteLength[site]!
+    const allowed = siteFormClass[site] !== 0 ? codeNumber('return-site') : 0
+    for (let i = 0; i < length; i++) {
+      if (this.#reserved[start + i] !== allowed) throw new Mistake('a reserved byte would be overwritten')
+      if (i > 0 && (this.#landing[start + i] || this.#graph.targets.has(siteRva[site]! + i))) {
+        throw new Mistake('something leads into the middle of what is overwritten')
+      }
+    }
+    if (siteRelocKind[site] !== RELOC_KIND.none && siteRelocOffset[site]! + 4 > length) throw new Mistake('relocated field outside the site')
+    if (siteFormClass[site] === 0 && (siteTail[site] !== NONE) !== (siteFlags[site] === SITE_FLAG.window)) throw new Mistake('a tail without need')
+  }
+
+  /** The patch of a site that goes through a springboard. */
+  #viaSpringboard(site: number): number {
+    const { siteRva, sitePatch, siteFlags, siteKind, siteLength } = this.#tables
+    const board = sitePatch[site]!
+    if (!(siteFlags[board]! & SITE_FLAG.springboard) || siteKind[board] !== SITE_KIND.jmp) throw new Mistake('no springboard')
+    const distance = siteRva[board]! - (siteRva[site]! + SHORT)
+    if (distance < -128 || distance > 127) throw new Mistake('a springboard out of reach')
+    if (siteLength[site]! < SHORT) throw new Mistake('the instruction is too short for a short jump')
+    return sitePatch[board]!
+  }
+
+  /** A springboard lies in what a window leaves, or in padding that nothing runs into. */
+  #checkSpringboard(site: number): void {
+    const { siteRva, siteLength, siteFlags, siteKind, siteFormClass, siteRelocKind, siteRelocOffset, siteTail } = this.#tables
+    if (siteKind[site] !== SITE_KIND.jmp || siteLength[site] !== JUMP || siteFormClass[site] !== 0 || siteTail[site] !== NONE ||
+        siteRelocKind[site] !== RELOC_KIND.none) throw new Mistake('a springboard is not as it must be')
+    const start = siteRva[site]!
+    const end = start + JUMP
+    let window = site - 1
+    while (window >= 0 && siteFlags[window] === SITE_FLAG.springboard) window--
+    if (window >= 0 && siteFlags[window] === SITE_FLAG.window && end <= siteRva[window]! + siteLength[window]!) {
+      const from = siteRva[window]!
+      const field = siteRelocKind[window] === RELOC_KIND.none ? NONE : from + siteRelocOffset[window]!
+      if (start < from + JUMP) throw new Mistake('a springboard in a window\'s jump')
+      if (field !== NONE && field < end && field + 4 > start) throw new Mistake('a springboard over a relocated field')
+      return
+    }
+    for (let i = start; i < end; i++) {
+      if (this.#reserved[i - this.#image.textStart] !== 0) throw new Mistake('a reserved byte would be overwritten')
+      if (this.#landing[i - this.#image.textStart] || this.#graph.targets.has(i)) throw new Mistake('something leads into a springboard')
+    }
+    this.#checkPadding(start, end)
+  }
+
+  // From the last place that a function starts at: everything up to the padding is decoded, which ends in a jump or a
+  // return, and then come nops and int3 alone.
+  #checkPadding(start: Rva, end: Rva): void {
+    const { functions } = this.#image
+    const low = functions.start.findLast((rva) => rva <= start)
+    if (low === undefined) throw new Mistake('a springboard before all functions')
+    const bytes = bytesAt(this.#image, low, Math.min(end + 15, this.#image.textEnd) - low)
+    let flow: number = FLOW.system // of the last instruction that is no padding
+    for (let rva = low; rva < end;) {
+      const length = this.#lengthAt(rva, bytes, rva - low)
+      const opinion = length === 0 ? undefined : this.#opinions.of(bytes, rva - low, length)
+      if (opinion?.mnemonic !== Mnemonic.Nop && opinion?.mnemonic !== Mnemonic.Int3) flow = opinion?.flow ?? FLOW.system
+      rva += Math.max(1, length)
+      if (rva <= start) continue
+      const padding = opinion?.mnemonic === Mnemonic.Nop || opinion?.mnemonic === Mnemonic.Int3
+      if (!padding || (flow !== FLOW.jump && flow !== FLOW.return && flow !== FLOW.indirectJump)) throw new Mistake('a springboard where control may go')
+    }
+  }
+
+  #lengthAt(rva: Rva, bytes: Uint8Array, at: number): number {
+    const i = this.#graph.index.at(rva)
+    return i === NONE ? this.#opinions.lengthAt(bytes, at) : this.#graph.insns.length[i]!
+  }
+
+  // ---- patches
+
+  #checkPatch(site: number): void {
+    const { siteRva, siteLength, siteKind, siteFormClass, siteFlags, siteTail } = this.#tables
+    const reader = this.#reader
+    const rva = siteRva[site]!
+    const original = bytesAt(this.#image, rva, siteLength[site]!)
+    const here: Site = { index: site, rva, original }
+    if (siteFormClass[site] !== 0) return this.#checkReturn(here)
+    const first = this.#instruction(here, 0)
+    switch (siteKind[site]) {
+      case SITE_KIND.call:
+        if (original.length !== 5 || original[0] !== 0xe8) throw new Mistake('not a near call')
+        return this.#checkRetarget(here, first, 0)
+      case SITE_KIND.jcc:
+        if (original.length !== 6 || original[0] !== 0x0f || (original[1]! & 0xf0) !== 0x80) throw new Mistake('not a near branch')
+        return this.#checkRetarget(here, first, 1)
+    }
+    if (siteKind[site] === SITE_KIND.jmp && original.length < JUMP) throw new Mistake('too short for a jump')
+    if (original.length === 5 && original[0] === 0xe9) return this.#checkRetarget(here, first, 0)
+    const bypass = this.#checkMoved(here, true)
+    if (!siteFlags[site]) return
+    if (siteTail[site] === bypass) return
+    if (siteTail[site] !== reader.at) throw new Mistake('a window\'s bypass is not where it must be')
+    this.#checkMoved(here, false)
+  }
+
+  /** The original instruction at an offset of a site. */
+  #instruction({ rva, original }: Site, offset: number): Opinion {
+    const length = this.#lengthAt(rva + offset, original, offset)
+    const opinion = offset + length > original.length ? undefined : this.#opinions.of(original, offset, length)
+    if (opinion === undefined) throw new Mistake(`no instruction at +${offset} that both decoders see`)
+    return opinion
+  }
+
+  /** Where a direct transfer of the original goes. */
+  #target({ rva, original }: Site, offset: number, { length, jumpAt, jumpSize }: Opinion): Rva {
+    const view = new DataView(original.buffer, original.byteOffset + offset + jumpAt, jumpSize)
+    const distance = jumpSize === 4 ? view.getInt32(0, true) : view.getInt8(0)
+    const target = rva + offset + length + distance
+    if (jumpSize === 2 || target < 0 || target >= this.#image.imageBytes) throw new Mistake('a target outside the image')
+    return target
+  }
+
+  /** Whether the next counter is this one; then it is read. */
+  #takesCounter(site: number, rva: Rva, takes: number): boolean {
+    const { slotSite, slotRva, slotTakes, slotLive } = this.#plan
+    const slot = this.#slot
+    if (slot >= this.#tables.slotCount || slotSite[slot] !== site || slotRva[slot] !== rva || slotTakes[slot] !== takes) return false
+    this.#slot++
+    this.#reader.count(slot, slotLive[slot]!)
+    return true
+  }
+
+  #checkRetarget(site: Site, insn: Opinion, takes: number): void {
+    if (!this.#takesCounter(site.index, site.rva, takes)) throw new Mistake('no counter where there is a splice')
+    this.#reader.jump(this.#target(site, 0, insn))
+  }
+
+  #checkReturn({ index, rva, original }: Site): void {
+    const { tables, reader } = { tables: this.#tables, reader: this.#reader }
+    if (!this.#takesCounter(index, rva, 0)) throw new Mistake('no counter where there is a splice')
+    if (tables.siteKind[index] !== SITE_KIND.jmp || original.length !== 5 || tables.siteTail[index] !== reader.at || tables.siteFlags[index]) {
+      throw new Mistake('a return site is not as it must be')
+    }
+    if (indexOf(this.#image.tables.returnSites, rva) < 0) throw new Mistake('not a return site')
     for (let f = 0; f < tables.formCount; f++) {
       const literal = tables.formKind[f] === FORM_KIND.literal
       if (literal !== (tables.formTarget[f] === NONE)) throw new Mistake('a form is malformed')
     }
-    for (let i = 0; i < 5; i++) if (tables.code[reader.at + i] !== 0xcc) throw new Mistake('the tail is not empty')
-    reader.at += 5
-    return
+    reader.skipTo(reader.at + 5)
   }
-  if (tables.siteTail[site] !== NONE) throw new Mistake('a tail without a form')
-  if (tables.siteRelocKind[site] !== RELOC_KIND.none && tables.siteRelocOffset[site]! + 4 > length) throw new Mistake('relocated field outside the instruction')
-  if (kind === SITE_KIND.call) {
-    if (length !== 5 || original[0] !== 0xe8) throw new Mistake('not a near call')
-    checkJump(reader, rva + 5 + displacement(1))
-  } else if (kind === SITE_KIND.jcc) {
-    if (length !== 6 || original[0] !== 0x0f || (original[1]! & 0xf0) !== 0x80) throw new Mistake('not a near branch')
-    checkJump(reader, rva + 6 + displacement(2))
-  } else if (original[0] === 0xe9 && length === 5) {
-    checkJump(reader, rva + 5 + displacement(1))
-  } else {
-    if (length < 5) throw new Mistake('the instruction is too short for a jump')
-    const insn = checkMoved(image, reader, rva, original)
-    if (!insn.isJmpNearIndirect) checkJump(reader, rva + length)
+
+  /**
+   * The instructions of a site, moved, with or without their counters.
+   * @returns where the code begins that does the same without counting, if there is such a place; else -1
+   */
+  #checkMoved(site: Site, counted: boolean): number {
+    const reader = this.#reader
+    const { original, rva } = site
+    const taken: { from: number; rva: Rva; target: Rva }[] = [] // from: the end of the branch in the patch
+    let bypass = reader.at
+    let goesOn = true
+    for (let at = 0; at < original.length;) {
+      if (!goesOn) throw new Mistake('a window goes on behind an instruction that does not')
+      const insn = this.#instruction(site, at)
+      if (counted && this.#takesCounter(site.index, rva + at, 0)) bypass = at === 0 ? reader.at : -1
+      if (insn.flow === FLOW.branch) {
+        const target = this.#target(site, at, insn)
+        const end = this.#checkBranch(original, at, insn)
+        if (reader.fixupBefore(end) >= 0) {
+          if (reader.takeFixup(FIXUP_KIND.rel32, end - 4, end) !== target) throw new Mistake('a moved branch goes elsewhere')
+          if (reader.field(end - 4) !== 0) throw new Mistake('a field that is filled in later is not empty')
+        } else if (counted) taken.push({ from: end, rva: rva + at, target })
+        else throw new Mistake('a moved branch has no fixup')
+      } else if (insn.flow === FLOW.jump) {
+        reader.jump(this.#target(site, at, insn))
+        goesOn = false
+      } else if (insn.flow === FLOW.indirectCall) {
+        if (at > 0 || insn.length !== original.length) throw new Mistake('a call among several instructions')
+        this.#checkCall(site, insn)
+        goesOn = false
+      } else {
+        if (insn.flow !== FLOW.next && insn.flow !== FLOW.return && insn.flow !== FLOW.indirectJump) throw new Mistake('an instruction was moved that cannot be')
+        this.#checkCopy(site, at, insn)
+        goesOn = insn.flow === FLOW.next
+      }
+      at += insn.length
+    }
+    if (goesOn) reader.jump(rva + original.length)
+    for (const stub of taken) {
+      if (stub.from + reader.field(stub.from - 4) !== reader.at) throw new Mistake('a moved branch does not lead to its counter')
+      if (!this.#takesCounter(site.index, stub.rva, 1)) throw new Mistake('no counter where a branch leads to one')
+      reader.jump(stub.target)
+      bypass = -1
+    }
+    return bypass
+  }
+
+  /** A branch in its long form; returns where it ends, its target being its last four bytes. */
+  #checkBranch(original: Uint8Array, at: number, insn: Opinion): number {
+    const reader = this.#reader
+    const opcode = original[at + insn.jumpAt - 1]!
+    if (opcode >= 0xe0 && opcode <= 0xe3) {
+      // loop and jrcxz have no long form: over a jump that is passed by where they do not go.
+      for (let i = 0; i < insn.jumpAt; i++) if (reader.peek(i) !== original[at + i]) throw new Mistake('a moved loop differs')
+      if (reader.peek(insn.jumpAt) !== SHORT) throw new Mistake('a moved loop goes elsewhere')
+      reader.take(insn.length)
+      reader.expect(Mnemonic.Jmp, 0xeb, JUMP)
+      if (reader.peek() !== 0xe9) throw new Mistake('a moved loop goes elsewhere')
+      reader.take(JUMP)
+      return reader.at
+    }
+    const condition = insn.jumpSize === 1 ? opcode - 0x70 : opcode - 0x80
+    if (condition < 0 || condition > 0xf || reader.peek() !== 0x0f || reader.peek(1) !== 0x80 + condition) throw new Mistake('a moved branch is another one')
+    if (reader.take(6).flow !== FLOW.branch) throw new Mistake('a moved branch is none')
+    return reader.at
+  }
+
+  // The original's bytes but in fields with fixups, which must name what the original names.
+  #checkCopy({ rva, original }: Site, at: number, insn: Opinion): void {
+    const reader = this.#reader
+    const start = reader.at
+    const moved = reader.take(insn.length)
+    if (moved.mnemonic !== insn.mnemonic || moved.ripAt !== insn.ripAt || moved.flow !== insn.flow) throw new Mistake('the moved instruction is another one')
+    let ripDone = insn.ripAt < 0
+    for (let field = reader.fixupBefore(reader.at); field >= 0; field = reader.fixupBefore(reader.at)) {
+      if (field - start === insn.ripAt) {
+        const view = new DataView(original.buffer, original.byteOffset + at + insn.ripAt, 4)
+        const address = this.#image.base + BigInt(rva + at + insn.length) + BigInt(view.getInt32(0, true))
+        const kind = insn.isGs ? FIXUP_KIND.pcpu32 : FIXUP_KIND.rel32
+        const value = Number(BigInt.asUintN(32, insn.isGs ? address : address - this.#image.base))
+        if (reader.takeFixup(kind, field, reader.at) !== value) throw new Mistake('the moved instruction names another address')
+        if (reader.field(field) !== 0) throw new Mistake('a field that is filled in later is not empty')
+        ripDone = true
+      } else if (reader.takeFixup(FIXUP_KIND.abs32, field, reader.at) !== 0) throw new Mistake('the moved instruction names another address')
+    }
+    if (!ripDone) throw new Mistake('a rip-relative operand has no fixup')
+    for (let i = 0; i < insn.length; i++) {
+      if (insn.ripAt >= 0 && i >= insn.ripAt && i < insn.ripAt + 4) continue
+      if (original[at + i] !== reader.code[start + i]) throw new Mistake('the moved instruction differs')
+    }
+  }
+
+  // A call through a register or memory: its natural return address is pushed, and a jump goes where it would have gone.
+  #checkCall({ rva, original }: Site, insn: Opinion): void {
+    const reader = this.#reader
+    const start = reader.at
+    if (reader.take(5).mnemonic !== Mnemonic.Push || reader.code[start] !== 0x68) throw new Mistake('a moved call pushes nothing')
+    const back = Number(BigInt.asIntN(32, this.#image.base + BigInt(rva + insn.length)))
+    if (reader.field(start + 1) !== back) throw new Mistake('a moved call returns elsewhere')
+    if (reader.takeFixup(FIXUP_KIND.abs32, start + 1, reader.at) !== 0) throw new Mistake('a moved call returns elsewhere')
+    const length = this.#opinions.lengthAt(reader.code, reader.at)
+    const from = reader.at
+    const jump = reader.take(length)
+    if (jump.flow !== FLOW.indirectJump) throw new Mistake('a moved call jumps nowhere')
+    if (insn.ripAt >= 0) {
+      const view = new DataView(original.buffer, original.byteOffset + insn.ripAt, 4)
+      if (jump.ripAt < 0 || reader.takeFixup(FIXUP_KIND.rel32, from + jump.ripAt, reader.at) !== rva + insn.length + view.getInt32(0, true)) {
+        throw new Mistake('a moved call goes elsewhere')
+      }
+    } else if (reader.fixupBefore(reader.at) >= 0) reader.takeFixup(FIXUP_KIND.abs32, reader.fixupBefore(reader.at), reader.at)
+    const was = operandOf(original)
+    const is = operandOf(reader.code.slice(from, reader.at))
+    // The push has moved the stack by one word.
+    if (was.base === Register.RSP) was.displacement += 8n
+    if (insn.ripAt >= 0) was.displacement = is.displacement
+    if (Object.keys(was).some((key) => was[key as keyof Operand] !== is[key as keyof Operand])) throw new Mistake('a moved call goes elsewhere')
+  }
+}
+
+interface Operand {
+  kind: number
+  register: number
+  base: number
+  index: number
+  scale: number
+  segment: number
+  displacement: bigint
+}
+
+const operandOf = (bytes: Uint8Array): Operand => {
+  const decoder = new Decoder(64, bytes, DecoderOptions.None)
+  const insn = decoder.decode()
+  const memory = insn.op0Kind === OpKind.Memory
+  const operand: Operand = {
+    kind: insn.op0Kind,
+    register: memory ? 0 : insn.op0Register,
+    base: memory ? insn.memoryBase : 0,
+    index: memory ? insn.memoryIndex : 0,
+    scale: memory ? insn.memoryIndexScale : 0,
+    segment: memory ? insn.memorySegment : 0,
+    displacement: memory ? BigInt.asIntN(64, insn.memoryDisplacement) : 0n,
+  }
+  insn.free()
+  decoder.free()
+  return operand
+}
+
+/**
+ * Checks a finished plan.
+ * @throws Error where the plan is wrong: a bug of ours, and no bundle may be written
+ */
+export const checkPlan = (graph: KernelGraph, plan: Encoded, reserved: Uint8Array, second: SecondDecoder): Checked => {
+  const checker = new Checker(graph, plan, reserved, second)
+  try {
+    return checker.run()
+  } catch (error) {
+    if (!(error instanceof Mistake)) throw error
+    throw new Error(`plan checker: site ${checker.site} at rva 0x${plan.tables.siteRva[checker.site]?.toString(16)}: ${error.message}`)
   }
 }

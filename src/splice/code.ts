@@ -50,6 +50,25 @@ export class CodeBuffer {
     this.append(Uint8Array.of(0xe9, 0, 0, 0, 0), [{ offset: 1, kind: FIXUP_KIND.rel32, value: rva, trail: 0 }])
   }
 
+  /** Makes a 32-bit relative field, which has a fixup, lead to where the code goes on. */
+  pointHere(field: number): void {
+    const k = this.fixups.findLastIndex(({ offset }) => offset === field)
+    assert(k >= 0 && this.fixups[k]!.kind === FIXUP_KIND.rel32, 'a field with a fixup')
+    this.fixups.splice(k, 1)
+    new DataView(this.#bytes.buffer).setInt32(field, this.#length - (field + 4), true)
+  }
+
+  /** The fixups, as tables. */
+  fixupTables(): { fixupCount: number; fixupOffset: Uint32Array; fixupValue: Uint32Array; fixupKind: Uint8Array; fixupTrail: Uint8Array } {
+    return {
+      fixupCount: this.fixups.length,
+      fixupOffset: Uint32Array.from(this.fixups, (f) => f.offset),
+      fixupValue: Uint32Array.from(this.fixups, (f) => f.value),
+      fixupKind: Uint8Array.from(this.fixups, (f) => f.kind),
+      fixupTrail: Uint8Array.from(this.fixups, (f) => f.trail),
+    }
+  }
+
   /** Fills with int3 up to a multiple of `alignment`. */
   align(alignment: number): void {
     while (this.#length % alignment !== 0) this.emit(0xcc)

@@ -14,6 +14,8 @@ import { FIXUP_KIND } from './tables.js'
 // In this order a pointer register is taken. rsp, rbp, r12 and r13 would need longer encodings of (%r).
 const POINTERS = [0, 1, 2, 6, 7, 8, 9, 10, 11, 3, 14, 15] as const
 
+const POINTER_SET: RegisterSet = POINTERS.reduce<RegisterSet>((set, r) => set | (1 << r), 0)
+
 const push = (code: CodeBuffer, r: number): void => (r < 8 ? code.emit(0x50 + r) : code.emit(0x41, 0x50 + (r & 7)))
 const pop = (code: CodeBuffer, r: number): void => (r < 8 ? code.emit(0x58 + r) : code.emit(0x41, 0x58 + (r & 7)))
 
@@ -59,7 +61,10 @@ export const emitCounters = (code: CodeBuffer, live: RegisterSet, slots: readonl
 }
 
 /** How many instructions emitCounters would append for one slot. */
-export const counterCost = (live: RegisterSet): number => emitCounters(new CodeBuffer(), live, [0])
+export const counterCost = (live: RegisterSet): number => {
+  if ((live & FLAGS & ~CF) === 0) return (live & POINTER_SET) === POINTER_SET ? 4 : 2
+  return 4 + (live & OF ? 2 : 0) + (live & RAX ? 2 : 0) + ((live & POINTER_SET & ~RAX) === (POINTER_SET & ~RAX) ? 2 : 0)
+}
 
 /** What the code uses, for listings: 'rcx', 'rax (saved), flags'. */
 export const describeLive = (live: RegisterSet): string => {

@@ -1,154 +1,203 @@
-// Counts of all blocks or all edges of a function. In: the function, its flow network. Out: where to count, and for each
-// block or edge the counts that it follows from. Where the network is not known, each block has to be counted by itself.
+// Counts of all blocks or all edges of a function. In: the function, and the draft of the plan. Out: where each block or
+// edge is counted, or from which counts it follows. Where the flow network is not known, each block has to be counted by
+// itself.
 //
-// What can be counted: a block, at any instruction of it; the taken side of a conditional jump of six bytes. Each has a
-// cost, of one hit times how often the block is guessed to run; cfg/conserve.ts chooses a cheapest set from which the
-// rest follows.
-// Left out: putting the chosen splices into a plan, which may refuse one that another point has taken meanwhile.
+// What can be counted: a block, at any instruction of it; the taken side of a conditional jump. Each has a cost, of one
+// hit times how often the block is guessed to run; cfg/conserve.ts chooses a cheapest set from which the rest follows.
+// The draft then may find no room for one of them: that one is left out, and the choice made anew.
 
 import { HOW, chooseFlows } from '../cfg/conserve.js'
 import { guessRuns } from '../cfg/depth.js'
-import { FLOWS, flowsOf, takenFlow } from '../cfg/flows.js'
-import { reachable, type FunctionGraph } from '../cfg/function.js'
+import { FLOWS, flowsOf, takenFlow, type FlowNetwork } from '../cfg/flows.js'
+import { reachable } from '../cfg/function.js'
+import { FLOW } from '../code/instructions.js'
 import { NONE } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
-import type { RefusalCode } from './refusal.js'
-import { changesGs, spliceBefore, spliceTaken, type Ground, type PlannedFunction, type Splice } from './site.js'
+import { LEVEL, LEVELS, type Draft } from './draft.js'
+import { changesGs, type PlannedFunction } from './ground.js'
+import { codeNumber, type RefusalCode } from './refusal.js'
 
-/** What a flow follows from: the sum of the counts at `plus`, less that of those at `minus`. */
-export interface Equation {
-  readonly plus: readonly Splice[]
-  readonly minus: readonly Splice[]
-  readonly derived: boolean
+/** Counts of a function's blocks or edges, as tables over them: item is a block, or an index into the graph's succ. */
+export interface Counts {
+  readonly asked: Uint8Array //   item -> 1 where an entry of the function reaches it
+  readonly refusal: Uint8Array // item -> number of the refusal code, 0 where its count is had
+  readonly derived: Uint8Array // item -> 1 where it follows from counts taken elsewhere
+  readonly start: Uint32Array //  item -> first index into term
+  readonly term: Uint32Array //   slot * 2, + 1 where it is subtracted
 }
 
-export interface CountedBlock {
-  readonly block: number
-  readonly count: Equation | RefusalCode
-}
-
-export interface CountedEdge {
-  readonly from: number // block
-  readonly to: number //   block
-  readonly count: Equation | RefusalCode
-}
-
-/** Refuses places that others use in another way. */
-export type Accept = (splice: Splice) => boolean
-
-/** The cheapest splice that counts a block, or why there is none: what its first instruction says, if nothing better. */
-const spliceInBlock = (ground: Ground, fn: PlannedFunction, block: number, accept: Accept): Splice | RefusalCode => {
-  const { blockFirst } = fn.graph
-  let best: Splice | undefined
-  let why: RefusalCode | undefined
-  for (let i = blockFirst[block]!; i < blockFirst[block + 1]!; i++) {
-    const splice = spliceBefore(ground, fn, i)
-    if (typeof splice === 'string') why ??= splice
-    else if (!accept(splice)) why ??= 'site-taken'
-    else if (best === undefined || splice.cost < best.cost) best = splice
-  }
-  return best ?? why ?? 'too-short'
-}
-
-const alone = (splice: Splice): Equation => ({ plus: [splice], minus: [], derived: false })
-
-/** Everything that can be counted of a function, and at what cost. */
-class Candidates {
-  readonly blocks: (Splice | RefusalCode)[] // block -> splice
-  readonly taken: (Splice | RefusalCode | undefined)[] // block -> splice of the taken side of its last instruction
-
-  constructor(ground: Ground, fn: PlannedFunction, accept: Accept) {
-    const { graph } = fn
-    const blocks = Array.from({ length: graph.blockCount }, (_, b) => b)
-    this.blocks = blocks.map((b) => spliceInBlock(ground, fn, b, accept))
-    this.taken = blocks.map((b) => {
-      const last = graph.blockFirst[b + 1]! - 1
-      const own = this.blocks[b]!
-      // One instruction is spliced in one way.
-      if (typeof own !== 'string' && own.insn === last) return 'site-taken'
-      const splice = spliceTaken(ground, fn, last)
-      return typeof splice === 'string' || accept(splice) ? splice : 'site-taken'
-    })
-  }
-}
+export type CountKind = 'block' | 'edge'
 
 /** Why a function's blocks cannot be counted at all, or ''. */
 export const whyNoFlows = ({ graph }: PlannedFunction): RefusalCode | '' =>
   graph.incomplete !== '' ? graph.incomplete : changesGs(graph) ? 'gs-changes' : ''
 
-/** The equations of a function's blocks and edges; NONE where no entry reaches one. */
-interface Solved {
-  readonly blocks: readonly (Equation | RefusalCode | undefined)[] // block -> equation
-  readonly edges: readonly (Equation | RefusalCode | undefined)[] //  edge -> equation
+/**
+ * LEVEL -> what a splice costs beside its hits, in instructions: a window makes applying slower, and springboards are
+ * few.
+ */
+const EXTRA = [0, 2, 3] as const
+
+/** No splice of its own adds fewer instructions: a pointer, an increment, a jump. */
+const LEAST_COST = 3
+
+/** Counts all blocks, or all edges, of a function that its entries reach. `staying` is cfg/flows.ts, findStaying. */
+export const countFlows = (draft: Draft, fn: PlannedFunction, staying: Uint8Array, kind: CountKind): Counts => {
+  const net = flowsOf(draft.ground.graph, fn.graph, staying)
+  return net === undefined ? countEach(draft, fn, kind) : new FlowCounter(draft, fn, net).count(kind)
 }
 
-const solve = (
-  ground: Ground, fn: PlannedFunction, staying: Uint8Array, wanted: 'block' | 'edge', accept: Accept,
-): Solved => {
-  const { graph } = fn
-  const candidates = new Candidates(ground, fn, accept)
-  const net = flowsOf(ground.live.graph, graph, staying)
-  if (net === undefined) return solveEach(graph, candidates)
-  const runs = guessRuns(graph)
-  const cost = new Float64Array(net.flowCount).fill(Infinity)
-  const splices: (Splice | undefined)[] = new Array(net.flowCount)
-  const offer = (flow: number, splice: Splice | RefusalCode | undefined, often: number): void => {
-    if (flow === NONE || splice === undefined || typeof splice === 'string') return
-    splices[flow] = splice
-    cost[flow] = splice.cost * often
+/** The cheapest instruction of a block to count it at. */
+const cheapest = (draft: Draft, fn: PlannedFunction, block: number): { insn: number; cost: number; level: number } => {
+  const first = fn.graph.blockFirst[block]!
+  const end = fn.graph.blockFirst[block + 1]!
+  for (const level of LEVELS) {
+    let insn = first
+    let cost = Infinity
+    for (let i = first; i < end; i++) {
+      const own = draft.costBefore(fn, i, level)
+      if (own >= cost) continue
+      insn = i
+      cost = own
+      if (cost <= LEAST_COST) break
+    }
+    if (cost !== Infinity) return { insn, cost: cost + EXTRA[level], level }
   }
-  for (let b = 0; b < graph.blockCount; b++) {
-    offer(net.blockFlow[b]!, candidates.blocks[b], runs[b]!)
-    // Half of the runs go either way, as far as anyone knows.
-    offer(takenFlow(net, graph, b), candidates.taken[b], runs[b]! / 2)
-  }
-  const kind = wanted === 'block' ? FLOWS.block : FLOWS.edge
-  const { how, derived, start, term, sign } = chooseFlows(net, cost, net.kind.map((k) => (k === kind ? 1 : 0)))
-  const equation = (flow: number, why: RefusalCode): Equation | RefusalCode => {
-    if (how[flow] === HOW.measured) return alone(splices[flow]!)
-    if (how[flow] !== HOW.derived) return why
-    const k = indexOf(derived, flow)
-    const plus: Splice[] = []
-    const minus: Splice[] = []
-    for (let i = start[k]!; i < start[k + 1]!; i++) (sign[i]! > 0 ? plus : minus).push(splices[term[i]!]!)
-    return { plus, minus, derived: true }
-  }
-  const flows = wanted === 'block' ? net.blockFlow : net.edgeFlow
-  const solved = Array.from(flows, (flow, i) => {
-    if (flow === NONE) return undefined
-    const own = wanted === 'block' ? candidates.blocks[i]! : 'no-count'
-    return equation(flow, typeof own === 'string' ? own : 'no-count')
-  })
-  return wanted === 'block' ? { blocks: solved, edges: [] } : { blocks: [], edges: solved }
-}
-
-/** Without conclusions from one to the other. */
-const solveEach = (graph: FunctionGraph, candidates: Candidates): Solved => {
-  const reached = reachable(graph, [...graph.entries])
-  const of = (splice: Splice | RefusalCode): Equation | RefusalCode => (typeof splice === 'string' ? splice : alone(splice))
-  return {
-    blocks: candidates.blocks.map((splice, b) => (reached[b] ? of(splice) : undefined)),
-    edges: Array.from(graph.succ, () => 'unusual-exit' as const),
-  }
+  return { insn: first, cost: Infinity, level: LEVEL.shortJump }
 }
 
 /**
- * Counts of all blocks of a function that its entries reach, in order.
- * @param staying cfg/flows.ts, findStaying
+ * Counts one block, by conclusion from others: for where nothing in it can be overwritten.
+ * @returns slot * 2, + 1 where it is subtracted; undefined where it does not follow
  */
-export const countBlocks = (ground: Ground, fn: PlannedFunction, staying: Uint8Array, accept: Accept): CountedBlock[] =>
-  solve(ground, fn, staying, 'block', accept).blocks.flatMap((count, block) => (count === undefined ? [] : [{ block, count }]))
+export const deriveBlock = (draft: Draft, fn: PlannedFunction, staying: Uint8Array, block: number): Uint32Array | undefined => {
+  const net = whyNoFlows(fn) === '' ? flowsOf(draft.ground.graph, fn.graph, staying) : undefined
+  if (net === undefined || net.blockFlow[block] === NONE) return undefined
+  const { refusal, term, start } = new FlowCounter(draft, fn, net).count('block', block)
+  return refusal[block] === 0 ? term.subarray(start[block], start[block + 1]) : undefined
+}
 
-/** Counts of all edges between blocks of a function, likewise. */
-export const countEdges = (ground: Ground, fn: PlannedFunction, staying: Uint8Array, accept: Accept): CountedEdge[] => {
-  const { graph } = fn
-  const { edges } = solve(ground, fn, staying, 'edge', accept)
-  const found: CountedEdge[] = []
-  for (let from = 0; from < graph.blockCount; from++) {
-    for (let e = graph.succStart[from]!; e < graph.succStart[from + 1]!; e++) {
-      const count = edges[e]
-      if (count !== undefined) found.push({ from, to: graph.succ[e]!, count })
+class FlowCounter {
+  readonly #draft: Draft
+  readonly #fn: PlannedFunction
+  readonly #net: FlowNetwork
+  readonly #cost: Float64Array //  flow -> of measuring it
+  readonly #insn: Uint32Array //   flow -> where that is done
+  readonly #level: Uint8Array //   flow -> LEVEL
+  readonly #taken: Uint8Array //   flow -> 1 where the taken side is counted there
+
+  constructor(draft: Draft, fn: PlannedFunction, net: FlowNetwork) {
+    this.#draft = draft
+    this.#fn = fn
+    this.#net = net
+    this.#cost = new Float64Array(net.flowCount).fill(Infinity)
+    this.#insn = new Uint32Array(net.flowCount).fill(NONE)
+    this.#level = new Uint8Array(net.flowCount)
+    this.#taken = new Uint8Array(net.flowCount)
+    const { graph } = fn
+    const runs = guessRuns(graph)
+    for (let b = 0; b < graph.blockCount; b++) {
+      const flow = net.blockFlow[b]!
+      if (flow === NONE) continue
+      const { insn, cost, level } = cheapest(draft, fn, b)
+      this.#offer(flow, insn, cost * runs[b]!, level, 0)
+      const last = graph.blockFirst[b + 1]! - 1
+      if (graph.insns.flow[last] !== FLOW.branch) continue
+      const side = takenFlow(net, graph, b)
+      if (side === NONE) continue
+      for (const level of LEVELS) {
+        const taken = draft.costTaken(fn, last, level)
+        if (taken === Infinity) continue
+        this.#offer(side, last, (taken + EXTRA[level]) * runs[b]!, level, 1)
+        break
+      }
     }
   }
-  return found
+
+  #offer(flow: number, insn: number, cost: number, level: number, taken: number): void {
+    this.#cost[flow] = cost
+    this.#insn[flow] = insn
+    this.#level[flow] = level
+    this.#taken[flow] = taken
+  }
+
+  /** Puts the counter of a flow there. */
+  #measure(flow: number): number | RefusalCode {
+    const insn = this.#insn[flow]!
+    const level = this.#level[flow]!
+    return this.#taken[flow] ? this.#draft.taken(this.#fn, insn, level) : this.#draft.before(this.#fn, insn, level)
+  }
+
+  /** @param only the one item that is asked for, where it is not all */
+  count(kind: CountKind, only = NONE): Counts {
+    const net = this.#net
+    const flows = kind === 'block' ? net.blockFlow : net.edgeFlow
+    const wantedKind = kind === 'block' ? FLOWS.block : FLOWS.edge
+    const wanted = net.kind.map((k, flow) => (k === wantedKind && (only === NONE || flows[only] === flow) ? 1 : 0))
+    const slot = new Uint32Array(net.flowCount)
+    for (;;) {
+      const choice = chooseFlows(net, this.#cost, wanted)
+      let failed = false
+      for (const flow of choice.measured) {
+        const got = this.#measure(flow)
+        if (typeof got === 'number') slot[flow] = got
+        else {
+          this.#cost[flow] = Infinity
+          failed = true
+        }
+      }
+      if (failed) continue
+      const { how, derived, start, term, sign } = choice
+      const items = flows.length
+      const asked = new Uint8Array(items)
+      const refusal = new Uint8Array(items)
+      const isDerived = new Uint8Array(items)
+      const starts = new Uint32Array(items + 1)
+      const terms: number[] = []
+      for (let i = 0; i < items; i++) {
+        starts[i] = terms.length
+        const flow = flows[i]!
+        if (flow === NONE || (only !== NONE && i !== only)) continue
+        asked[i] = 1
+        if (how[flow] === HOW.measured) terms.push(2 * slot[flow]!)
+        else if (how[flow] === HOW.derived) {
+          isDerived[i] = 1
+          const k = indexOf(derived, flow)
+          for (let t = start[k]!; t < start[k + 1]!; t++) terms.push(2 * slot[term[t]!]! + (sign[t]! > 0 ? 0 : 1))
+        } else {
+          const why = kind === 'block' ? this.#draft.before(this.#fn, this.#fn.graph.blockFirst[i]!, LEVEL.shortJump) : 'no-count'
+          if (typeof why === 'number') terms.push(2 * why)
+          else refusal[i] = codeNumber(why)
+        }
+      }
+      starts[items] = terms.length
+      return { asked, refusal, derived: isDerived, start: starts, term: Uint32Array.from(terms) }
+    }
+  }
+}
+
+/** Without conclusions from one to the other. */
+const countEach = (draft: Draft, fn: PlannedFunction, kind: CountKind): Counts => {
+  const { graph } = fn
+  if (kind === 'edge') {
+    const items = graph.succ.length
+    return {
+      asked: new Uint8Array(items).fill(1), refusal: new Uint8Array(items).fill(codeNumber('unusual-exit')),
+      derived: new Uint8Array(items), start: new Uint32Array(items + 1), term: new Uint32Array(0),
+    }
+  }
+  const asked = reachable(graph, [...graph.entries])
+  const refusal = new Uint8Array(graph.blockCount)
+  const start = new Uint32Array(graph.blockCount + 1)
+  const terms: number[] = []
+  for (let b = 0; b < graph.blockCount; b++) {
+    start[b] = terms.length
+    if (!asked[b]) continue
+    const { insn, level } = cheapest(draft, fn, b)
+    const got = draft.before(fn, insn, level)
+    if (typeof got === 'number') terms.push(2 * got)
+    else refusal[b] = codeNumber(got)
+  }
+  start[graph.blockCount] = terms.length
+  return { asked, refusal, derived: new Uint8Array(graph.blockCount), start, term: Uint32Array.from(terms) }
 }

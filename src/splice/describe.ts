@@ -3,10 +3,14 @@
 import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from '../code/iced.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
+import { lowerBound } from '../image/search.js'
 import type { Manifest, ManifestPart } from './manifest.js'
-import { placeOf, type Plan, type ServedPart } from './plan.js'
+import { placeOf, type Plan } from './plan.js'
+import type { PointTable } from './points.js'
+import { CODES, REFUSALS, type RefusalCode } from './refusal.js'
 import { instrumentableBytes } from './reserved.js'
-import { FIXUP_KIND } from './tables.js'
+import { FIXUP_KIND, SITE_KIND } from './tables.js'
+import { TACTIC_NAMES } from './tactics.js'
 
 /** Writes instructions as text, in AT&T syntax. */
 export class Lister {
@@ -33,7 +37,7 @@ export class Lister {
 
   /** A patch: the code from `start` to `end`, what is completed on the target as a comment. */
   patch(image: Image, plan: Plan, start: number, end: number, tail: number, firstFixup: number): string[] {
-    const { code, fixupOffset, fixupKind, fixupValue, fixupCount } = plan.tables
+    const { code, fixupOffset, fixupKind, fixupValue, fixupCount } = plan.encoded.tables
     const lines: string[] = []
     const decoder = new Decoder(64, code.subarray(start, end), DecoderOptions.None)
     let fixup = firstFixup
@@ -66,29 +70,65 @@ export class Lister {
   }
 }
 
+/** The name of a point, with its place where one that is asked for is several. */
+const nameOf = (image: Image, points: PointTable, p: number): string => {
+  const point = points.asked[points.of[p]!]!
+  const rva = points.rva[p]!
+  if (rva === NONE || (point.kind !== 'block' && point.kind !== 'edge' && point.kind !== 'call')) return point.name
+  const { start, end } = { start: image.functions.start[point.fn]!, end: image.functions.end[point.fn]! }
+  const at = (place: Rva): string => (place >= start && place < end ? `${point.functionName}+${hex(place - start)}` : placeOf(image, place))
+  const to = points.to[p]!
+  if (point.kind !== 'edge') return `${point.kind}:${at(rva)}`
+  return `edge:${at(rva)}->${to >= start && to < end ? hex(to - start) : at(to)}`
+}
+
 /** Builds the manifest of a plan. */
 export const describePlan = (
   image: Image, plan: Plan, programs: readonly string[], tool: Manifest['tool'],
 ): Manifest => {
-  const { tables } = plan
+  const { encoded: { tables, siteTactic, slotSite }, points } = plan
   const lister = new Lister()
   const sites: Manifest['sites'] = []
   let fixup = 0
+  const starts = [...tables.sitePatch].filter((_, s) => tables.siteKind[s] !== SITE_KIND.hop).sort((a, b) => a - b)
   for (let s = 0; s < tables.siteCount; s++) {
-    const start = tables.sitePatch[s]!
-    const end = s + 1 < tables.siteCount ? tables.sitePatch[s + 1]! : tables.code.length
+    const hop = tables.siteKind[s] === SITE_KIND.hop
+    const start = hop ? tables.sitePatch[tables.sitePatch[s]!]! : tables.sitePatch[s]!
+    const end = starts[lowerBound(Uint32Array.from(starts), start) + 1] ?? tables.code.length
     const rva = tables.siteRva[s]!
-    while (fixup < tables.fixupCount && tables.fixupOffset[fixup]! < start) fixup++
+    fixup = lowerBound(tables.fixupOffset, start)
     sites.push({
       rva,
       at: placeOf(image, rva),
-      tactic: plan.tactics[s]!,
+      tactic: TACTIC_NAMES[siteTactic[s]!]!,
       instruction: lister.instruction(image, rva, tables.siteLength[s]!),
-      listing: lister.patch(image, plan, start, end, tables.siteTail[s]!, fixup),
+      listing: lister.patch(image, plan, start, end, tables.siteFormClass[s] ? tables.siteTail[s]! : NONE, fixup),
     })
   }
   lister.free()
-  const place = ({ rva, site }: ServedPart): ManifestPart => ({ at: placeOf(image, rva), slot: site, site })
+  const described: Manifest['points'] = []
+  const refusals: Manifest['refusals'] = []
+  for (let p = 0; p < points.count; p++) {
+    const name = nameOf(image, points, p)
+    const { aggregate } = points.asked[points.of[p]!]!
+    if (points.refusal[p] !== 0) {
+      const code = CODES[points.refusal[p]!] as RefusalCode
+      const nearest = points.nearest[p]!
+      refusals.push({ point: name, code, reason: REFUSALS[code], nearest: nearest === NONE ? '' : `insn:${placeOf(image, nearest)}` })
+      continue
+    }
+    const parts: ManifestPart[] = []
+    const less: ManifestPart[] = []
+    for (let t = points.termStart[p]!; t < points.termStart[p + 1]!; t++) {
+      const slot = points.term[t]! >>> 1
+      ;(points.term[t]! & 1 ? less : parts).push({ at: placeOf(image, points.termRva[t]!), slot, site: slotSite[slot]! })
+    }
+    const derived = points.derived[p] === 1
+    described.push({
+      point: name, aggregate, derived, parts, less,
+      at: placeOf(image, derived ? points.rva[p]! : tables.siteRva[parts[0]!.site]!),
+    })
+  }
   return {
     tool,
     image: {
@@ -100,15 +140,8 @@ export const describePlan = (
       symbols: [...image.symbolSources],
     },
     programs: [...programs],
-    points: plan.served.map(({ point, name, at, derived, parts, less }) => ({
-      point: name,
-      aggregate: point.aggregate,
-      at: placeOf(image, at),
-      derived,
-      parts: parts.map(place),
-      less: less.map(place),
-    })),
-    refusals: plan.refused.map(({ name, code, reason, nearest }) => ({ point: name, code, reason, nearest })),
+    points: described,
+    refusals,
     sites,
     slots: tables.slotCount,
     text: { bytes: image.textEnd - image.textStart, instrumentableBytes: instrumentableBytes(image, plan.reserved) },

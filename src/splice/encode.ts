@@ -1,16 +1,18 @@
-// In: sites and how each is spliced. Out: the tables that the payload carries: what each splice overwrites, the patches
-// with their fixups, and the forms of return sites. One patch and one slot a site, in the order of the sites.
+// In: a draft. Out: the tables that the payload carries: what each splice overwrites, the patches with their fixups, the
+// forms of return sites; and which counter counts what. Sites ascend, and patches lie in the order of their sites, so
+// that those of one function are together.
 
-import { FLOW } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { CodeBuffer } from './code.js'
 import { emitCounters } from './counter.js'
-import { move, originalOf } from './move.js'
-import { siteRva, type Splice } from './site.js'
-import { EXPECTED_BYTES, FORM_BYTES, FORM_KIND, RELOC_KIND, SITE_KIND, type PatchTables } from './tables.js'
+import type { Draft } from './draft.js'
+import { appendMoved } from './move.js'
+import { JUMP_BYTES } from './room.js'
+import { EXPECTED_BYTES, FORM_BYTES, FORM_KIND, SITE_FLAG, SITE_KIND, type PatchTables } from './tables.js'
+import { TACTIC } from './tactics.js'
 
 /** The one class of forms so far: what a return site may hold. */
 const RETURN_FORMS = 1
@@ -36,77 +38,226 @@ const returnForms = (image: Image): { kind: number; bytes: number[]; target: Rva
   return forms
 }
 
-/** Writes what a patch does before the moved instruction: appends code that leaves `live` alone and counts `slots`. */
+/** Writes what a patch does where a counter is: appends code that leaves `live` alone and counts `slots`. */
 export type EmitProbe = (code: CodeBuffer, live: RegisterSet, slots: readonly number[]) => void
 
-/** Encodes the patches of sites, which ascend, and what else the target needs to know of them. */
-export const encodeSites = (image: Image, sites: readonly Splice[], emitProbe: EmitProbe = emitCounters): PatchTables => {
-  const count = sites.length
-  const siteRvas = new Uint32Array(count)
-  const sitePatch = new Uint32Array(count)
-  const siteLength = new Uint8Array(count)
-  const siteKind = new Uint8Array(count)
-  const siteFormClass = new Uint8Array(count)
-  const siteRelocKind = new Uint8Array(count)
-  const siteRelocOffset = new Uint8Array(count)
-  const siteTail = new Uint32Array(count).fill(NONE)
-  const siteExpected = new Uint8Array(count * EXPECTED_BYTES)
-  const code = new CodeBuffer()
-  sites.forEach((splice, s) => {
-    const { insns } = splice.fn.graph
-    const rva = siteRva(splice)
-    const length = insns.length[splice.insn]!
-    const target = insns.target[splice.insn]!
-    const flow = insns.flow[splice.insn]!
-    code.align(PATCH_ALIGNMENT)
-    siteRvas[s] = rva
-    sitePatch[s] = code.length
-    siteLength[s] = length
-    emitProbe(code, splice.live, [s])
-    if (splice.tactic === 'return') {
-      siteKind[s] = SITE_KIND.jmp
-      siteFormClass[s] = RETURN_FORMS
-      siteTail[s] = code.length
-      siteExpected.set(bytesAt(image, rva, length), s * EXPECTED_BYTES)
-      code.emit(0xcc, 0xcc, 0xcc, 0xcc, 0xcc)
-      return
-    }
-    const original = originalOf(image, rva, length)
-    assert(typeof original !== 'string', 'a chosen site can be described')
-    siteExpected.set(original.bytes, s * EXPECTED_BYTES)
-    siteRelocKind[s] = original.relocKind
-    siteRelocOffset[s] = original.relocKind === RELOC_KIND.none ? 0 : original.relocOffset
-    if (splice.tactic === 'jump-over') {
-      siteKind[s] = SITE_KIND.jmp
-      const moved = move(image, rva, length, flow, target)
-      assert(typeof moved !== 'string', 'a chosen site can be moved')
-      code.append(moved.bytes, moved.fixups)
-      if (flow !== FLOW.indirectJump) code.jumpTo(rva + length)
-    } else {
-      siteKind[s] = splice.tactic === 'retarget-call' ? SITE_KIND.call
-        : splice.tactic === 'retarget-branch' ? SITE_KIND.jcc : SITE_KIND.jmp
-      code.jumpTo(target)
-    }
+/** A plan's sites and counters, encoded. */
+export interface Encoded {
+  readonly tables: PatchTables
+  readonly siteTactic: Uint8Array //  site -> TACTIC
+  readonly slotSite: Uint32Array //   slot -> the site whose patch counts it
+  readonly slotRva: Uint32Array //    slot -> the instruction before which it counts, or whose taken side
+  readonly slotTakes: Uint8Array //   slot -> 1 where the taken side is counted
+  readonly slotLive: Uint32Array //   slot -> register set that its counting must leave alone
+}
+
+/** One thing that is overwritten: a site of the draft, or its springboard. */
+interface Order {
+  readonly site: Uint32Array // final site -> site of the draft
+  readonly isBoard: Uint8Array // final site -> 1 where it is that one's springboard
+  readonly rva: Uint32Array
+  readonly boardOf: Uint32Array // site of the draft -> final site of its springboard, or NONE
+}
+
+const orderSites = (draft: Draft): Order => {
+  const sites = draft.siteFirst.length
+  const boards = draft.siteBoard.reduce((n, board) => (board === NONE ? n : n + 1), 0)
+  // rva, then site and which of the two: 32 + 20 + 1 bits in one number.
+  assert(sites < 1 << 20, 'sites are numbered in 20 bits')
+  const keys = new Float64Array(sites + boards)
+  let k = 0
+  for (let s = 0; s < sites; s++) {
+    keys[k++] = draft.ground.start(draft.siteFirst[s]!) * 2 ** 21 + 2 * s
+    if (draft.siteBoard[s] !== NONE) keys[k++] = draft.siteBoard[s]! * 2 ** 21 + 2 * s + 1
+  }
+  keys.sort()
+  const site = new Uint32Array(keys.length)
+  const isBoard = new Uint8Array(keys.length)
+  const rva = new Uint32Array(keys.length)
+  const boardOf = new Uint32Array(sites).fill(NONE)
+  keys.forEach((key, i) => {
+    const low = key % 2 ** 21
+    rva[i] = Math.floor(key / 2 ** 21)
+    site[i] = low >>> 1
+    isBoard[i] = low & 1
+    if (isBoard[i]) boardOf[site[i]!] = i
   })
-  const needsForms = siteFormClass.some((c) => c !== 0)
-  const forms = needsForms ? returnForms(image) : []
+  return { site, isBoard, rva, boardOf }
+}
+
+/** The slots of each instruction of a site: at most one before it, one on its taken side. */
+interface Probes {
+  readonly start: Uint32Array // site of the draft -> first index into slot
+  readonly slot: Uint32Array //  ascending by instruction, before first
+}
+
+const orderProbes = (draft: Draft): Probes => {
+  const sites = draft.siteFirst.length
+  const count = draft.slotInsn.length
+  const start = new Uint32Array(sites + 1)
+  const siteOf = (slot: number): number => draft.siteOf[draft.slotInsn[slot]!]!
+  for (let slot = 0; slot < count; slot++) start[siteOf(slot) + 1]!++
+  for (let s = 0; s < sites; s++) start[s + 1]! += start[s]!
+  const next = start.slice()
+  const slot = new Uint32Array(count)
+  for (let each = 0; each < count; each++) slot[next[siteOf(each)]!++] = each
+  for (let s = 0; s < sites; s++) {
+    if (start[s + 1]! - start[s]! > 1) {
+      slot.subarray(start[s], start[s + 1]).sort((a, b) =>
+        draft.slotInsn[a]! - draft.slotInsn[b]! || draft.slotTakes[a]! - draft.slotTakes[b]!)
+    }
+  }
+  return { start, slot }
+}
+
+/** Encodes what a draft has come to. Slots are numbered in the order of their sites. */
+export const encodeDraft = (draft: Draft, emitProbe: EmitProbe = emitCounters): Encoded & { readonly slotOf: Uint32Array } => {
+  const { ground } = draft
+  const { image, graph: { insns } } = ground
+  const order = orderSites(draft)
+  const probes = orderProbes(draft)
+  const count = order.site.length
+  const slots = draft.slotInsn.length
+  const tables = {
+    siteRva: order.rva,
+    sitePatch: new Uint32Array(count),
+    siteLength: new Uint8Array(count),
+    siteKind: new Uint8Array(count),
+    siteFlags: new Uint8Array(count),
+    siteFormClass: new Uint8Array(count),
+    siteRelocKind: new Uint8Array(count),
+    siteRelocOffset: new Uint8Array(count),
+    siteTail: new Uint32Array(count).fill(NONE),
+    siteExpected: new Uint8Array(count * EXPECTED_BYTES),
+  }
+  const siteTactic = new Uint8Array(count)
+  const slotOf = new Uint32Array(slots) //  slot of the draft -> slot
+  const slotSite = new Uint32Array(slots)
+  const slotRva = new Uint32Array(slots)
+  const slotTakes = new Uint8Array(slots)
+  const slotLive = new Uint32Array(slots)
+  let slotCount = 0
+  let formsNeeded = false
+  const code = new CodeBuffer()
+
+  const append = (i: number): boolean =>
+    appendMoved(code, image, insns.rva[i]!, insns.length[i]!, insns.flow[i]!, insns.target[i]!)
+
+  for (let s = 0; s < count; s++) {
+    if (order.isBoard[s]) continue
+    const site = order.site[s]!
+    const first = draft.siteFirst[site]!
+    const end = first + draft.siteCount[site]!
+    const tactic = draft.siteTactic[site]!
+    siteTactic[s] = tactic
+    code.align(PATCH_ALIGNMENT)
+    const patch = code.length
+    tables.sitePatch[s] = patch
+    tables.siteLength[s] = ground.end(end - 1) - ground.start(first)
+    tables.siteKind[s] = SITE_KIND.jmp
+    tables.siteExpected.set(bytesAt(image, order.rva[s]!, tables.siteLength[s]!), s * EXPECTED_BYTES)
+
+    let probe = probes.start[site]!
+    const lastProbe = probes.start[site + 1]!
+    const emit = (): void => {
+      const slot = probes.slot[probe++]!
+      slotOf[slot] = slotCount
+      slotSite[slotCount] = s
+      slotRva[slotCount] = insns.rva[draft.slotInsn[slot]!]!
+      slotTakes[slotCount] = draft.slotTakes[slot]!
+      slotLive[slotCount] = draft.slotLive[slot]!
+      emitProbe(code, draft.slotLive[slot]!, [slotCount++])
+    }
+    const isNext = (i: number, takes: number): boolean =>
+      probe < lastProbe && draft.slotInsn[probes.slot[probe]!] === i && draft.slotTakes[probes.slot[probe]!] === takes
+
+    if (tactic === TACTIC.return) {
+      emit()
+      tables.siteFormClass[s] = RETURN_FORMS
+      formsNeeded = true
+      tables.siteTail[s] = code.length
+      code.emit(0xcc, 0xcc, 0xcc, 0xcc, 0xcc)
+      continue
+    }
+    for (let i = first; i < end; i++) {
+      const field = ground.fieldOffset(i)
+      if (field < 0) continue
+      tables.siteRelocKind[s] = ground.fieldKind(i)
+      tables.siteRelocOffset[s] = ground.start(i) + field - order.rva[s]!
+    }
+    if (tactic === TACTIC.retargetCall || tactic === TACTIC.retargetJump || tactic === TACTIC.retargetBranch) {
+      emit()
+      code.jumpTo(insns.target[first]!)
+      tables.siteKind[s] = tactic === TACTIC.retargetCall ? SITE_KIND.call
+        : tactic === TACTIC.retargetBranch ? SITE_KIND.jcc : SITE_KIND.jmp
+      continue
+    }
+
+    let goesOn = true
+    let counted = false // after the first instruction
+    let bypass = patch
+    const taken: { field: number; insn: number }[] = []
+    for (let i = first; i < end; i++) {
+      if (isNext(i, 0)) {
+        emit()
+        if (i === first) bypass = code.length
+        else counted = true
+      }
+      goesOn = append(i)
+      if (isNext(i, 1)) {
+        // The taken side goes to a stub behind the patch; its counter comes then.
+        taken.push({ field: code.length - 4, insn: i })
+        probe++
+        counted = true
+      }
+    }
+    if (goesOn) code.jumpTo(ground.end(end - 1))
+    const behind = probe
+    for (const { field, insn } of taken) {
+      code.pointHere(field)
+      probe = probes.start[site]!
+      while (!isNext(insn, 1)) probe++
+      emit()
+      code.jumpTo(insns.target[insn]!)
+    }
+    probe = behind
+    assert(probe === lastProbe, 'every counter of a site is in its patch')
+    if (tactic === TACTIC.window || tactic === TACTIC.eviction) {
+      tables.siteFlags[s] = SITE_FLAG.window
+      if (counted) {
+        bypass = code.length
+        for (let i = first; i < end; i++) goesOn = append(i)
+        if (goesOn) code.jumpTo(ground.end(end - 1))
+      }
+      tables.siteTail[s] = bypass
+    }
+    if (tactic === TACTIC.shortJump) {
+      const board = order.boardOf[site]!
+      tables.siteKind[s] = SITE_KIND.hop
+      tables.sitePatch[s] = board
+      siteTactic[board] = TACTIC.springboard
+      tables.sitePatch[board] = patch
+      tables.siteLength[board] = JUMP_BYTES
+      tables.siteKind[board] = SITE_KIND.jmp
+      tables.siteFlags[board] = SITE_FLAG.springboard
+      tables.siteExpected.set(bytesAt(image, order.rva[board]!, JUMP_BYTES), board * EXPECTED_BYTES)
+    }
+  }
+  const forms = formsNeeded ? returnForms(image) : []
   const formBytes = new Uint8Array(forms.length * FORM_BYTES)
   forms.forEach((form, i) => formBytes.set(form.bytes, i * FORM_BYTES))
   return {
-    siteCount: count, siteRva: siteRvas, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteRelocOffset,
-    siteTail, siteExpected,
-    formCount: forms.length,
-    formClass: new Uint8Array(forms.length).fill(RETURN_FORMS),
-    formKind: Uint8Array.from(forms, (f) => f.kind),
-    formBytes,
-    formTarget: Uint32Array.from(forms, (f) => f.target),
-    fixupCount: code.fixups.length,
-    fixupOffset: Uint32Array.from(code.fixups, (f) => f.offset),
-    fixupValue: Uint32Array.from(code.fixups, (f) => f.value),
-    fixupKind: Uint8Array.from(code.fixups, (f) => f.kind),
-    fixupTrail: Uint8Array.from(code.fixups, (f) => f.trail),
-    code: code.bytes(),
-    slotCount: count,
+    tables: {
+      siteCount: count, ...tables,
+      formCount: forms.length,
+      formClass: new Uint8Array(forms.length).fill(RETURN_FORMS),
+      formKind: Uint8Array.from(forms, (f) => f.kind),
+      formBytes,
+      formTarget: Uint32Array.from(forms, (f) => f.target),
+      ...code.fixupTables(),
+      code: code.bytes(),
+      slotCount,
+    },
+    siteTactic, slotSite, slotRva, slotTakes, slotLive, slotOf,
   }
 }
-

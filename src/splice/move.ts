@@ -9,7 +9,7 @@ import { FLOW } from '../code/instructions.js'
 import { bytesAt, type Image } from '../image/image.js'
 import type { Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
-import type { Fixup } from './code.js'
+import type { CodeBuffer, Fixup } from './code.js'
 import type { RefusalCode } from './refusal.js'
 import { FIXUP_KIND, RELOC_KIND } from './tables.js'
 
@@ -174,4 +174,34 @@ export const move = (image: Image, rva: Rva, length: number, flow: number, targe
   }
   fixups.sort((a, b) => a.offset - b.offset)
   return { bytes, fixups }
+}
+export const movable = (image: Image, rva: Rva, length: number, flow: number, target: Rva): RefusalCode | '' => {
+  if (flow === FLOW.branch || flow === FLOW.jump) return target >= image.imageBytes ? 'out-of-range' : ''
+  if (flow === FLOW.return) return ''
+  const m = move(image, rva, length, flow, target)
+  return typeof m === 'string' ? m : ''
+}
+
+export const appendMoved = (code: CodeBuffer, image: Image, rva: Rva, length: number, flow: number, target: Rva): boolean => {
+  const bytes = bytesAt(image, rva, length)
+  if (flow === FLOW.branch) {
+    let at = 0
+    while (bytes[at] === 0x67 || bytes[at] === 0x2e || bytes[at] === 0x3e) at++
+    const op = bytes[at]!
+    if (op >= 0xe0 && op <= 0xe3) code.append(Uint8Array.of(...bytes.subarray(0, length - 1), 2, 0xeb, 5, 0xe9, 0, 0, 0, 0), [{ offset: length + 3, kind: FIXUP_KIND.rel32, value: target, trail: 0 }])
+    else code.append(Uint8Array.of(0x0f, 0x80 + ((op === 0x0f ? bytes[at + 1]! : op) & 15), 0, 0, 0, 0), [{ offset: 2, kind: FIXUP_KIND.rel32, value: target, trail: 0 }])
+    return true
+  }
+  if (flow === FLOW.jump) {
+    code.jumpTo(target)
+    return false
+  }
+  if (flow === FLOW.return) {
+    code.append(bytes)
+    return false
+  }
+  const m = move(image, rva, length, flow, target)
+  if (typeof m === 'string') throw new Error(m)
+  code.append(m.bytes, m.fixups)
+  return flow === FLOW.next
 }

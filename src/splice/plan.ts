@@ -1,259 +1,253 @@
-// From points to a plan: chooses a site for each point. Every point is either served whole or refused whole, with a code
-// and a reason.
+// From points to a plan: finds a place to count for each point. Every point is either served whole or refused whole, with
+// a code and a reason.
 // The plan is not to be trusted before check.ts has accepted it.
 
-import { reachable, type FunctionGraph } from '../cfg/function.js'
+import { equivalentBlocks } from '../cfg/equivalent.js'
 import { findStaying } from '../cfg/flows.js'
+import { reachable, type FunctionGraph } from '../cfg/function.js'
 import { END } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
-import type { RegisterSet } from '../code/registers.js'
 import type { SecondDecoder } from '../code/second.js'
-import { assert } from '../error.js'
 import type { Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
 import { isTraced } from '../liveness/convention.js'
 import type { KernelLiveness } from '../liveness/live.js'
 import type { Point } from '../probe/points.js'
-import { encodeSites } from './encode.js'
-import { countBlocks, countEdges, whyNoFlows, type Equation } from './counts.js'
-import { REFUSALS, type RefusalCode } from './refusal.js'
-import { findReserved } from './reserved.js'
-import {
-  insnIndex, prepareFunction, siteRva, spliceFor, spliceTaken, type Ground, type PlannedFunction, type Splice, type Tactic,
-} from './site.js'
-import type { PatchTables } from './tables.js'
-
-/** A place that a point counts: its runs are those of `site`. */
-export interface ServedPart {
-  readonly rva: Rva // the place asked for, e.g. one return
-  readonly site: number
-}
-
-export interface ServedPoint {
-  readonly point: Point
-  readonly name: string //   with the place, where one point asked for is several
-  readonly at: Rva //        the first place that is counted, or that a derived count is of
-  /** Solved for from counts taken elsewhere. */
-  readonly derived: boolean
-  readonly parts: readonly ServedPart[] // the count is the sum of these,
-  readonly less: readonly ServedPart[] //  less the sum of these
-}
-
-export interface RefusedPoint {
-  readonly name: string
-  readonly code: RefusalCode
-  readonly reason: string
-  readonly nearest: string
-}
+import { countFlows, deriveBlock, whyNoFlows, type CountKind } from './counts.js'
+import { Draft, LEVELS, LEVEL } from './draft.js'
+import { encodeDraft, type Encoded } from './encode.js'
+import { changesGs, Ground, type PlannedFunction } from './ground.js'
+import { PointCollector, type PointTable } from './points.js'
+import { codeNumber, CODES, type RefusalCode } from './refusal.js'
 
 export interface Plan {
-  readonly tables: PatchTables
-  readonly served: readonly ServedPoint[]
-  readonly refused: readonly RefusedPoint[]
-  readonly tactics: readonly Tactic[] //   site -> tactic
-  readonly live: Uint32Array //            site -> register set that its patch must leave alone
+  readonly encoded: Encoded
+  readonly points: PointTable
   readonly reserved: Uint8Array
 }
 
-interface Part {
-  rva: Rva
-  splice: Splice
-}
+/** How far around a refused point the nearest one that could be served is looked for, in instructions. */
+const NEAREST = 64
+
+/** Whether anything in an alternative's other variants may not be there, or be something else. */
+const REWRITTEN: ReadonlySet<RefusalCode | ''> = new Set(['alternative', 'paravirt'])
 
 class Planner {
   readonly #ground: Ground
-  readonly #functions = new Map<number, PlannedFunction>()
-  readonly #sites = new Map<Rva, Splice>()
-  readonly served: { point: Point; name: string; parts: Part[]; less: Part[]; derived: Rva }[] = []
-  readonly refused: RefusedPoint[] = []
+  readonly draft: Draft
+  readonly points: PointCollector
+  #function: PlannedFunction | undefined // the last one: points of one function follow each other
 
-  constructor(ground: Ground) {
+  constructor(ground: Ground, asked: readonly Point[]) {
     this.#ground = ground
+    this.draft = new Draft(ground)
+    this.points = new PointCollector(asked)
   }
 
-  get sites(): Splice[] {
-    return [...this.#sites.values()].sort((a, b) => siteRva(a) - siteRva(b))
-  }
-
-  serve(point: Point): void {
-    if (point.fn === NONE) {
-      this.#refuse(point.name, 'ambiguous-name', '')
-      return
-    }
-    const fn = this.#function(point.fn)
-    if (fn.graph.incomplete === 'undecodable' || fn.graph.incomplete === 'jumps-inside') {
-      this.#refuse(point.name, fn.graph.incomplete, '')
-      return
-    }
+  serve(point: Point, of: number): void {
+    if (point.fn === NONE) return this.#refuse(of, NONE, 'ambiguous-name')
+    const fn = this.#prepare(point.fn)
+    if (fn.graph.incomplete === 'undecodable' || fn.graph.incomplete === 'jumps-inside') return this.#refuse(of, NONE, fn.graph.incomplete)
     switch (point.kind) {
-      case 'entry': return this.#entry(point, fn)
-      case 'return': return this.#return(point, fn)
-      case 'insn': return this.#insn(point, fn)
-      case 'call': return this.#calls(point, fn)
-      case 'block': return this.#blocks(point, fn)
-      case 'edge': return this.#edges(point, fn)
+      case 'entry': return this.#entry(of, fn)
+      case 'return': return this.#return(of, fn)
+      case 'insn': return this.#insn(of, fn, point.offset)
+      case 'call': return this.#calls(of, fn)
+      case 'block': return this.#flows(of, fn, 'block')
+      case 'edge': return this.#flows(of, fn, 'edge')
     }
   }
 
-  #function(index: number): PlannedFunction {
-    let fn = this.#functions.get(index)
-    if (fn === undefined) {
-      fn = prepareFunction(this.#ground, index)
-      this.#functions.set(index, fn)
-    }
-    return fn
+  #prepare(index: number): PlannedFunction {
+    if (this.#function?.index !== index) this.#function = this.#ground.prepare(index)
+    return this.#function
   }
 
-  #entry(point: Point, fn: PlannedFunction): void {
-    const start = insnIndex(fn.graph, fn.graph.start)
+  #refuse(of: number, rva: Rva, code: RefusalCode, nearest: Rva = NONE): void {
+    this.points.refuse(of, rva, codeNumber(code), NONE, nearest)
+  }
+
+  #entry(of: number, fn: PlannedFunction): void {
+    const start = indexOf(fn.graph.insns.rva, fn.graph.start)
     if (fn.graph.incomplete !== '' && isTraced(this.#ground.image, fn.graph.start)) {
-      this.#refuse(point.name, fn.graph.incomplete, this.#nearest(fn, start))
-      return
+      return this.#refuse(of, fn.graph.start, fn.graph.incomplete, this.#nearest(fn, start))
     }
-    this.#single(point, point.name, fn, start)
+    this.#single(of, fn, start)
   }
 
-  #insn(point: Point, fn: PlannedFunction): void {
-    const insn = insnIndex(fn.graph, fn.graph.start + point.offset)
-    if (insn === NONE || fn.graph.start + point.offset >= fn.graph.end) {
-      const before = fn.graph.insns.rva.findLastIndex((rva) => rva <= fn.graph.start + point.offset)
-      this.#refuse(point.name, 'no-instruction', this.#nearest(fn, Math.max(0, before)))
-      return
+  #insn(of: number, fn: PlannedFunction, offset: number): void {
+    const { insns, start, end } = fn.graph
+    const insn = indexOf(insns.rva, start + offset)
+    if (insn < 0 || start + offset >= end) {
+      const before = insns.rva.findLastIndex((rva) => rva <= start + offset)
+      return this.#refuse(of, start + offset, 'no-instruction', this.#nearest(fn, Math.max(0, before)))
     }
-    this.#single(point, point.name, fn, insn)
+    this.#single(of, fn, insn)
   }
 
-  #calls(point: Point, fn: PlannedFunction): void {
-    const { insns, start } = fn.graph
+  #calls(of: number, fn: PlannedFunction): void {
+    const { insns } = fn.graph
     const { ftrace } = this.#ground.image.tables
-    const reached = this.#reachedBlocks(fn.graph)
+    const reached = reachedBlocks(fn.graph)
     let any = false
     for (let i = 0; i < insns.count; i++) {
       if (insns.flow[i] !== FLOW.call && insns.flow[i] !== FLOW.indirectCall) continue
       if (!reached[fn.graph.blockOfInsn[i]!] || indexOf(ftrace, insns.rva[i]!) >= 0) continue
       any = true
-      this.#single(point, `call:${this.at(fn, insns.rva[i]!, start)}`, fn, i)
+      this.#single(of, fn, i)
     }
-    if (!any) this.#refuse(point.name, 'no-calls', '')
+    if (!any) this.#refuse(of, NONE, 'no-calls')
   }
 
-  #single(point: Point, name: string, fn: PlannedFunction, insn: number): void {
-    const splice = spliceFor(this.#ground, fn, insn, this.#accept)
-    if (typeof splice === 'string') this.#refuse(name, splice, this.#nearest(fn, insn))
-    else this.#take(point, name, [{ rva: fn.graph.insns.rva[insn]!, splice }])
+  #single(of: number, fn: PlannedFunction, insn: number): void {
+    const rva = fn.graph.insns.rva[insn]!
+    const count = this.#count(fn, insn)
+    if (typeof count === 'string') return this.#refuse(of, rva, count, this.#nearest(fn, insn))
+    this.points.serve(of, rva, NONE, typeof count === 'number' ? 0 : 1)
+    this.#put(count, rva)
+  }
+
+  /** The terms of a count: one slot, observed at an rva, or those that it is derived from. */
+  #put(count: number | Uint32Array, rva: Rva): void {
+    if (typeof count === 'number') return this.points.term(count, rva)
+    for (const term of count) this.points.term(term >>> 1, this.#ground.start(this.draft.slotInsn[term >>> 1]!), term & 1)
   }
 
   // Every way out must be counted, or the point means nothing.
-  #return(point: Point, fn: PlannedFunction): void {
+  #return(of: number, fn: PlannedFunction): void {
     const { graph } = fn
     const { functions } = this.#ground.image
-    if (graph.incomplete !== '' || graph.alternativeLeaves) {
-      this.#refuse(point.name, graph.incomplete || 'unusual-exit', '')
-      return
-    }
-    const reached = this.#reachedBlocks(graph)
-    const parts: Part[] = []
+    if (graph.incomplete !== '' || graph.alternativeLeaves) return this.#refuse(of, NONE, graph.incomplete || 'unusual-exit')
+    const reached = reachedBlocks(graph)
+    const exits: number[] = []
     for (let b = 0; b < graph.blockCount; b++) {
       const end = graph.blockEnd[b]!
       if (!reached[b] || !(end & (END.return | END.tail | END.unknown | END.faultLeaves))) continue
       const last = graph.blockFirst[b + 1]! - 1
       const target = graph.insns.target[last]!
-      const known = end & END.return || end & END.tailIndirect ||
-        functions.start[functions.functionAt(target)] === target
-      if (end & (END.unknown | END.faultLeaves) || !known) {
-        this.#refuse(point.name, 'unusual-exit', this.#nearest(fn, last))
-        return
-      }
-      // One way out must not take a site that another one of this point uses in another way.
-      const accept = (splice: Splice): boolean =>
-        this.#accept(splice) && parts.every((p) => siteRva(p.splice) !== siteRva(splice))
-      const taken = end & END.tailTaken ? spliceTaken(this.#ground, fn, last) : spliceFor(this.#ground, fn, last, accept)
-      const splice = typeof taken === 'string' || accept(taken) ? taken : 'site-taken'
-      if (typeof splice === 'string') {
-        this.#refuse(point.name, splice, this.#nearest(fn, last))
-        return
-      }
-      parts.push({ rva: graph.insns.rva[last]!, splice })
+      const known = end & END.return || end & END.tailIndirect || functions.start[functions.functionAt(target)] === target
+      if (end & (END.unknown | END.faultLeaves) || !known) return this.#refuse(of, graph.insns.rva[last]!, 'unusual-exit', this.#nearest(fn, last))
+      exits.push(b)
     }
-    if (parts.length === 0) this.#refuse(point.name, 'never-returns', '')
-    else this.#take(point, point.name, parts)
+    if (exits.length === 0) return this.#refuse(of, NONE, 'never-returns')
+    const at = (b: number): Rva => graph.insns.rva[graph.blockFirst[b + 1]! - 1]!
+    const counts: (number | Uint32Array)[] = []
+    for (const b of exits) {
+      const last = graph.blockFirst[b + 1]! - 1
+      const count = graph.blockEnd[b]! & END.tailTaken ? this.draft.taken(fn, last, LEVEL.shortJump) : this.#count(fn, last)
+      if (typeof count === 'string') return this.#refuse(of, at(b), count, this.#nearest(fn, last))
+      counts.push(count)
+    }
+    this.points.serve(of, at(exits[0]!), NONE, counts.some((count) => typeof count !== 'number') ? 1 : 0)
+    exits.forEach((b, k) => this.#put(counts[k]!, at(b)))
   }
 
-  #blocks(point: Point, fn: PlannedFunction): void {
+  #flows(of: number, fn: PlannedFunction, kind: CountKind): void {
     const why = whyNoFlows(fn)
-    if (why !== '') return this.#refuse(point.name, why, '')
-    for (const { block, count } of countBlocks(this.#ground, fn, this.#staying(), this.#accept)) {
-      const insn = fn.graph.blockFirst[block]!
-      this.#flow(point, `block:${this.at(fn, fn.graph.insns.rva[insn]!, fn.graph.start)}`, fn, insn, count)
+    if (why !== '') return this.#refuse(of, NONE, why)
+    const { graph } = fn
+    const { asked, refusal, derived, start, term } = countFlows(this.draft, fn, this.#staying(), kind)
+    const at = (block: number): Rva => graph.insns.rva[graph.blockFirst[block]!]!
+    const put = (item: number, rva: Rva, to: Rva): void => {
+      if (refusal[item] !== 0) return this.points.refuse(of, rva, refusal[item]!, to)
+      this.points.serve(of, rva, to, derived[item]!)
+      for (let t = start[item]!; t < start[item + 1]!; t++) {
+        const slot = term[t]! >>> 1
+        this.points.term(slot, this.#ground.start(this.draft.slotInsn[slot]!), term[t]! & 1)
+      }
     }
-  }
-
-  #edges(point: Point, fn: PlannedFunction): void {
-    const why = whyNoFlows(fn)
-    if (why !== '') return this.#refuse(point.name, why, '')
-    const { insns, blockFirst, start, end } = fn.graph
+    if (kind === 'block') {
+      for (let b = 0; b < graph.blockCount; b++) if (asked[b]) put(b, at(b), NONE)
+      return
+    }
     let any = false
-    for (const { from, to, count } of countEdges(this.#ground, fn, this.#staying(), this.#accept)) {
-      any = true
-      const insn = blockFirst[from]!
-      const target = insns.rva[blockFirst[to]!]!
-      const there = target >= start && target < end ? hex(target - start) : this.at(fn, target, start)
-      this.#flow(point, `edge:${this.at(fn, insns.rva[insn]!, start)}->${there}`, fn, insn, count)
+    for (let from = 0; from < graph.blockCount; from++) {
+      for (let e = graph.succStart[from]!; e < graph.succStart[from + 1]!; e++) {
+        if (!asked[e]) continue
+        any = true
+        put(e, at(from), at(graph.succ[e]!))
+      }
     }
-    if (!any) this.#refuse(point.name, 'no-edges', '')
-  }
-
-  #flow(point: Point, name: string, fn: PlannedFunction, insn: number, count: Equation | RefusalCode): void {
-    if (typeof count === 'string') return this.#refuse(name, count, '')
-    const parts = (splices: readonly Splice[]): Part[] => splices.map((splice) => ({ rva: siteRva(splice), splice }))
-    this.#take(point, name, parts(count.plus), parts(count.minus), count.derived ? fn.graph.insns.rva[insn]! : NONE)
+    if (!any) this.#refuse(of, NONE, 'no-edges')
   }
 
   #stays: Uint8Array | undefined
   #staying(): Uint8Array {
-    return this.#stays ??= findStaying(this.#ground.live.graph)
+    return this.#stays ??= findStaying(this.#ground.graph)
   }
 
-  #reachedBlocks(graph: FunctionGraph): Uint8Array {
-    return reachable(graph, [...graph.entries])
-  }
-
-  // A site can be shared by points that count the same thing there.
-  readonly #accept = (splice: Splice): boolean => {
-    const there = this.#sites.get(siteRva(splice))
-    return there === undefined || there.tactic === splice.tactic
-  }
-
-  /** @param derived the place that a derived count is of, or NONE where the parts are what is observed */
-  #take(point: Point, name: string, parts: Part[], less: Part[] = [], derived: Rva = NONE): void {
-    for (const { splice } of [...parts, ...less]) {
-      assert(this.#accept(splice), 'a site is spliced in one way')
-      if (!this.#sites.has(siteRva(splice))) this.#sites.set(siteRva(splice), splice)
+  /**
+   * Counts exactly the runs of an instruction: there, or at another one that runs as often (of the same block, or of a
+   * block that runs with it), whichever costs least; or by conclusion from other counts, if there is no such place.
+   */
+  #count(fn: PlannedFunction, insn: number): number | Uint32Array | RefusalCode {
+    const { graph } = fn
+    if (changesGs(graph)) return 'gs-changes'
+    const block = graph.blockOfInsn[insn]!
+    // Another variant of an alternative may have no such instruction, or another one there.
+    const there = this.#codeAt(graph.insns.rva[insn]!)
+    const rewritten = REWRITTEN.has(there)
+    if (rewritten && insn !== graph.blockFirst[block]) return there === '' ? 'site-taken' : there
+    const places: number[][] = [[insn]]
+    // Where the graph is not complete, blocks may have entries that nobody knows of: only the instruction itself will do.
+    if (graph.incomplete === '' && !rewritten) {
+      places[0] = [insn, ...others(graph, block, insn)]
+      for (const other of equivalentBlocks(graph, block).slice(1)) places.push(others(graph, other, insn))
     }
-    this.served.push({ point, name, parts, less, derived })
-  }
-
-  #refuse(name: string, code: RefusalCode, nearest: string): void {
-    this.refused.push({ name, code, reason: REFUSALS[code], nearest })
-  }
-
-  // The nearest instruction of the function's body that can be served alone.
-  #nearest(fn: PlannedFunction, insn: number): string {
-    const { insns, start, end } = fn.graph
-    for (let d = 0; d < 64; d++) {
-      for (const i of d === 0 ? [insn] : [insn + d, insn - d]) {
-        if (i < 0 || i >= insns.count || insns.rva[i]! < start || insns.rva[i]! >= end) continue
-        if (typeof spliceFor(this.#ground, fn, i, this.#accept) !== 'string') return `insn:${this.at(fn, insns.rva[i]!, start)}`
+    let why: RefusalCode | undefined
+    for (const level of LEVELS) {
+      for (const candidates of places) {
+        let best = NONE
+        let cost = Infinity
+        for (const i of candidates) {
+          const own = this.draft.costBefore(fn, i, level)
+          if (own >= cost) continue
+          best = i
+          cost = own
+        }
+        if (best === NONE) continue
+        const slot = this.draft.before(fn, best, level)
+        if (typeof slot === 'number') return slot
+        why ??= slot
       }
     }
-    return ''
+    const own = this.draft.before(fn, insn, LEVEL.shortJump)
+    if (typeof own === 'number') return own
+    // A block may be left in its middle only by its last instruction, so all of them run as often as it is entered.
+    const derived = rewritten ? undefined : deriveBlock(this.draft, fn, this.#staying(), block)
+    if (derived !== undefined) return derived
+    // The start of nearly every function is an ftrace site or an ENDBR; what is missing is a neighbour that would do.
+    if (own === 'ftrace' || own === 'endbr') return why ?? 'too-short'
+    return own
   }
 
-  /** function+0xoffset, from a given start. */
-  at(fn: PlannedFunction, rva: Rva, start: Rva): string {
-    return rva >= start && rva < fn.graph.end ? `${fn.graph.name}+${hex(rva - start)}` : placeOf(this.#ground.image, rva)
+  #codeAt(rva: Rva): RefusalCode | '' {
+    return CODES[this.#ground.reserved[rva - this.#ground.image.textStart] ?? 0]!
   }
+
+  // The nearest instruction of the function's body that can be served alone. A suggestion: other points may take the
+  // springboards meanwhile.
+  #nearest(fn: PlannedFunction, insn: number): Rva {
+    const { insns, start, end } = fn.graph
+    if (changesGs(fn.graph)) return NONE
+    for (let d = 0; d < NEAREST; d++) {
+      for (const i of d === 0 ? [insn] : [insn + d, insn - d]) {
+        if (i < 0 || i >= insns.count || insns.rva[i]! < start || insns.rva[i]! >= end) continue
+        if (this.draft.costBefore(fn, i, LEVEL.window) !== Infinity) return insns.rva[i]!
+      }
+    }
+    return NONE
+  }
+}
+
+const reachedBlocks = (graph: FunctionGraph): Uint8Array => reachable(graph, [...graph.entries])
+
+/** The instructions of a block but one, nearest to that one first. */
+const others = (graph: FunctionGraph, block: number, insn: number): number[] => {
+  const list: number[] = []
+  for (let i = graph.blockFirst[block]!; i < graph.blockFirst[block + 1]!; i++) if (i !== insn) list.push(i)
+  return list.sort((x, y) => Math.abs(x - insn) - Math.abs(y - insn))
 }
 
 /** function+0xoffset of any rva. */
@@ -263,27 +257,10 @@ export const placeOf = (image: Image, rva: Rva): string => {
 }
 
 /** Chooses sites for all points and encodes their patches. */
-export const makePlan = (live: KernelLiveness, second: SecondDecoder, points: readonly Point[]): Plan => {
-  const { image } = live.graph
-  const ground: Ground = { image, live, reserved: findReserved(image), second }
-  const planner = new Planner(ground)
-  for (const point of points) planner.serve(point)
-  const sites = planner.sites
-  const indexOfSite = new Map(sites.map((splice, i) => [siteRva(splice), i]))
-  const place = ({ rva, splice }: Part): ServedPart => ({ rva, site: indexOfSite.get(siteRva(splice))! })
-  return {
-    tables: encodeSites(image, sites),
-    served: planner.served.map(({ point, name, parts, less, derived }) => ({
-      point,
-      name,
-      at: derived === NONE ? siteRva(parts[0]!.splice) : derived,
-      derived: derived !== NONE,
-      parts: parts.map(place),
-      less: less.map(place),
-    })),
-    refused: planner.refused,
-    tactics: sites.map((splice) => splice.tactic),
-    live: Uint32Array.from(sites, (splice): RegisterSet => splice.live),
-    reserved: ground.reserved,
-  }
+export const makePlan = (live: KernelLiveness, second: SecondDecoder, asked: readonly Point[]): Plan => {
+  const ground = new Ground(live, second)
+  const planner = new Planner(ground, asked)
+  asked.forEach((point, of) => planner.serve(point, of))
+  const { slotOf, ...encoded } = encodeDraft(planner.draft)
+  return { encoded, points: planner.points.table(slotOf), reserved: ground.reserved }
 }

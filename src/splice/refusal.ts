@@ -2,7 +2,7 @@
 
 export const REFUSALS = {
   // The function.
-  'ambiguous-name': 'several functions have this name',
+  'ambiguous-name': 'several functions have this name; write F@ADDRESS, with the link-time address of the one that is meant',
   'undecodable': 'the function holds bytes that do not decode',
   'jump-table': 'the function jumps through a table or a stored label, so its control flow is not known',
   'falls-through': 'control runs off the end of the function',
@@ -15,11 +15,13 @@ export const REFUSALS = {
   'no-count': 'neither it nor enough of what flows into and out of it can be counted',
   // The place.
   'no-instruction': 'no instruction starts there',
-  'too-short': 'no instruction that runs exactly when this one does is long enough, and free, to be overwritten by a jump',
+  'too-short': 'no instruction that runs exactly when this one does is long enough, and free, to be overwritten by a jump, alone or with its neighbours',
+  'no-springboard': 'too short for a jump, and no free bytes are near enough for a short one',
   'site-taken': 'the instruction is already spliced in another way by this plan',
   // The instruction.
   'decoders-disagree': 'the two decoders do not agree on the instruction',
   'cannot-move': 'the instruction cannot be moved',
+  'interrupt-shadow': 'enables interrupts, or waits for one: nothing may come between it and its neighbours',
   'calls-through-pointer': 'a call through a register or memory cannot be moved: it would return into the patch',
   'jump-into': 'other code jumps into the middle of the instruction',
   'out-of-range': 'the instruction refers to an address outside the kernel image',
@@ -55,4 +57,4 @@ export type RefusalCode = keyof typeof REFUSALS
 /** Codes by number, for one byte per text byte; 0 is no refusal. */
 export const CODES: readonly (RefusalCode | '')[] = ['', ...(Object.keys(REFUSALS) as RefusalCode[])]
 
-export const codeNumber = (code: RefusalCode): number => CODES.indexOf(code)
+export const codeNumber = (code: RefusalCode | ''): number => CODES.indexOf(code)

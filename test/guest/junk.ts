@@ -1,16 +1,17 @@
 // Bundles whose patches overwrite what liveness calls dead. For tests alone: no program makes them, and the plan checker
 // would refuse them.
 //
-// In: liveness, and instructions to splice. Out: a signed bundle; each patch counts its runs, then puts junk into every
-// dead register (a number that is no kernel address), sets every dead flag to a bit drawn by lot, and goes on with the
-// moved instruction.
+// In: a draft, with counters at places that are drawn here. Out: a signed bundle; each patch counts its runs, then puts
+// junk into every dead register (a number that is no kernel address), sets every dead flag to a bit drawn by lot, and
+// goes on with the moved instructions.
 
 import { FLAGS, GPRS, RSP, type RegisterSet } from '../../src/code/registers.js'
 import type { CodeBuffer } from '../../src/splice/code.js'
 import { emitCounters } from '../../src/splice/counter.js'
-import { changesGs, prepareFunction, spliceBefore, type Ground, type PlannedFunction, type Splice } from '../../src/splice/site.js'
+import { LEVEL, type Draft } from '../../src/splice/draft.js'
+import { changesGs, type Ground, type PlannedFunction } from '../../src/splice/ground.js'
 import type { Key } from './artefacts.js'
-import { writeSplices } from './splices.js'
+import { writeDraft } from './splices.js'
 
 /** Bit of a register set -> bit of rflags. */
 const RFLAGS = [[16, 0], [17, 2], [18, 4], [19, 6], [20, 7], [21, 11]] as const
@@ -40,63 +41,56 @@ const emitJunk = (random: (bound: number) => number) => (code: CodeBuffer, live:
   }
 }
 
-/** A splice of the instruction itself, where something is dead before it. */
-const junkAt = (ground: Ground, fn: PlannedFunction, i: number): Splice | undefined => {
-  if (fn.graph.insns.length[i]! < 5 || !(~fn.liveness.liveIn[i]! & (GPRS | FLAGS))) return undefined
-  const splice = spliceBefore(ground, fn, i)
-  return typeof splice === 'string' ? undefined : splice
+/** A place for a probe: an instruction of a function. */
+export interface Place {
+  readonly fn: PlannedFunction
+  readonly insn: number // in fn.graph.insns
 }
 
 /** A function of which every instruction may be spliced, as far as its kind allows. */
 export const usable = (ground: Ground, index: number): PlannedFunction | undefined => {
   const { functions, textEnd } = ground.image
   if (!functions.isFunc[index] || functions.start[index]! >= textEnd) return undefined
-  const fn = prepareFunction(ground, index)
+  const fn = ground.prepare(index)
   return fn.graph.incomplete !== '' || changesGs(fn.graph) ? undefined : fn
 }
 
-/** All instructions of some functions that can be spliced each by itself. */
-export const everywhere = (ground: Ground, functions: Iterable<number>): Splice[] => {
-  const found: Splice[] = []
+/** Whether something is dead before an instruction. */
+const hasDead = ({ fn, insn }: Place): boolean => (~fn.liveness.liveIn[insn]! & (GPRS | FLAGS)) !== 0
+
+/** All instructions of some functions before which something is dead. */
+export const everywhere = (ground: Ground, functions: Iterable<number>): Place[] => {
+  const found: Place[] = []
   for (const index of functions) {
     const fn = usable(ground, index)
     if (fn === undefined) continue
-    for (let i = 0; i < fn.graph.insns.count; i++) {
-      const splice = junkAt(ground, fn, i)
-      if (splice !== undefined) found.push(splice)
-    }
+    for (let insn = 0; insn < fn.graph.insns.count; insn++) if (hasDead({ fn, insn })) found.push({ fn, insn })
   }
   return found
 }
 
-/** One such instruction of every function, drawn by lot; none where `tries` draws find none. */
-export const oneEach = (ground: Ground, random: (bound: number) => number, tries: number): Splice[] => {
-  const found: Splice[] = []
-  for (let index = 0; index < ground.image.functions.count; index++) {
-    const fn = usable(ground, index)
+/** Puts a probe at one instruction of every function, drawn by lot; at none where `tries` draws find none. */
+export const oneEach = (draft: Draft, random: (bound: number) => number, tries: number): void => {
+  for (let index = 0; index < draft.ground.image.functions.count; index++) {
+    const fn = usable(draft.ground, index)
     if (fn === undefined || fn.graph.insns.count === 0) continue
     for (let n = 0; n < tries; n++) {
-      const splice = junkAt(ground, fn, random(fn.graph.insns.count))
-      if (splice === undefined) continue
-      found.push(splice)
-      break
+      const insn = random(fn.graph.insns.count)
+      if (hasDead({ fn, insn }) && typeof draft.before(fn, insn, LEVEL.shortJump) === 'number') break
     }
   }
-  return found
 }
 
-/** Some of these splices, drawn by lot, each with one live register fewer. */
-export const damage = (splices: readonly Splice[], random: (bound: number) => number, count: number): Splice[] => {
-  const pool = splices.filter((splice) => splice.live & GPRS & ~RSP)
-  return Array.from({ length: Math.min(count, pool.length) }, () => {
-    const [splice] = pool.splice(random(pool.length), 1)
+/** Calls one live register of each counter of a draft dead, where there is one. */
+export const damage = (draft: Draft, random: (bound: number) => number): void => {
+  draft.slotLive.forEach((live, slot) => {
+    if (!(live & GPRS & ~RSP)) return
     let register = random(16)
-    while (!(splice!.live & GPRS & ~RSP & (1 << register))) register = (register + 1) % 16
-    return { ...splice!, live: splice!.live & ~(1 << register) }
+    while (!(live & GPRS & ~RSP & (1 << register))) register = (register + 1) % 16
+    draft.slotLive[slot] = live & ~(1 << register)
   })
 }
 
-/** Writes a bundle whose patches put junk into what is dead where these splices are. */
-export const writeJunkBundle = (
-  ground: Ground, splices: readonly Splice[], random: (bound: number) => number, key: Key, path: string,
-): void => writeSplices(ground, splices, emitJunk(random), key, path)
+/** Writes a bundle whose patches put junk into what is dead where a draft's counters are. */
+export const writeJunkBundle = (draft: Draft, random: (bound: number) => number, key: Key, path: string): void =>
+  writeDraft(draft, emitJunk(random), key, path)

@@ -1,52 +1,49 @@
-// Bundles of splices that a test has chosen itself. For tests alone: no program makes them, and they pass no plan checker.
+// Bundles of counters that a test has placed itself. For tests alone: no program makes them, and they pass no plan
+// checker.
 //
-// In: what is known of the image, and splices. Out: a signed bundle with one point for each, named by its place.
+// In: a draft with counters in it. Out: a signed bundle with one point for each counter, named by its place.
 
 import { writeFileSync } from 'node:fs'
 import { writeBundle } from '../../src/bundle/bundle.js'
 import { readCertificateDer, readKey } from '../../src/bundle/keys.js'
-import type { SecondDecoder } from '../../src/code/second.js'
-import { hex, type Rva } from '../../src/image/rva.js'
-import type { KernelLiveness } from '../../src/liveness/live.js'
+import { hex, NONE, type Rva } from '../../src/image/rva.js'
 import { identify } from '../../src/pipeline.js'
+import type { Point } from '../../src/probe/points.js'
 import { describePlan } from '../../src/splice/describe.js'
-import { encodeSites, type EmitProbe } from '../../src/splice/encode.js'
-import type { Plan } from '../../src/splice/plan.js'
-import { findReserved } from '../../src/splice/reserved.js'
-import { siteRva, type Ground, type Splice } from '../../src/splice/site.js'
+import type { Draft } from '../../src/splice/draft.js'
+import { encodeDraft, type EmitProbe } from '../../src/splice/encode.js'
+import { PointCollector } from '../../src/splice/points.js'
 import type { Key } from './artefacts.js'
-
-export const groundOf = (live: KernelLiveness, second: SecondDecoder): Ground =>
-  ({ image: live.graph.image, live, reserved: findReserved(live.graph.image), second })
 
 /** Where a point of such a bundle is, from its name. */
 export const placeOf = (point: string): Rva => Number(point.slice(point.lastIndexOf('#') + 1))
 
+/** Whether it counts the taken side of a branch. */
+export const isTaken = (point: string): boolean => point.startsWith('edge:')
+
 /**
- * Writes a bundle of these splices, in any order, each at an instruction of its own.
- * @param emitProbe what each patch does first; counting where it is not given
+ * Writes a bundle of all counters of a draft.
+ * @param emitProbe what each patch does where a counter is; counting where it is not given
  */
-export const writeSplices = (
-  ground: Ground, splices: readonly Splice[], emitProbe: EmitProbe | undefined, key: Key, path: string,
-): void => {
-  const { image } = ground
-  const sites = [...new Map(splices.map((splice) => [siteRva(splice), splice])).values()].sort((a, b) => siteRva(a) - siteRva(b))
-  const plan: Plan = {
-    tables: encodeSites(image, sites, emitProbe),
-    served: sites.map((splice, site) => {
-      const { name, start } = splice.fn.graph
-      const rva = siteRva(splice)
-      const at = `insn:${name}+${hex(rva - start)}#${hex(rva)}`
-      return {
-        point: { name: at, kind: 'insn', fn: splice.fn.index, functionName: name, offset: rva - start, aggregate: 'count' },
-        name: at, at: rva, derived: false, parts: [{ rva, site }], less: [],
-      }
-    }),
-    refused: [],
-    tactics: sites.map((splice) => splice.tactic),
-    live: Uint32Array.from(sites, (splice) => splice.live),
-    reserved: ground.reserved,
-  }
+export const writeDraft = (draft: Draft, emitProbe: EmitProbe | undefined, key: Key, path: string): void => {
+  const { ground: { image, reserved } } = draft
+  const { slotOf, ...encoded } = encodeDraft(draft, emitProbe)
+  const asked = draft.slotInsn.map((insn, slot): Point => {
+    const rva = draft.ground.start(insn)
+    const fn = image.functions.functionAt(rva)
+    const name = fn === NONE ? '?' : image.functions.nameOf(fn)
+    const offset = fn === NONE ? 0 : rva - image.functions.start[fn]!
+    const kind = draft.slotTakes[slot] ? 'edge' : 'insn'
+    return { name: `${kind}:${name}+${hex(offset)}#${hex(rva)}`, kind: 'insn', fn, functionName: name, offset, aggregate: 'count' }
+  })
+  const collector = new PointCollector(asked)
+  draft.slotInsn.forEach((insn, slot) => {
+    collector.serve(slot, draft.ground.start(insn))
+    collector.term(slot, draft.ground.start(insn))
+  })
+  const plan = { encoded, points: collector.table(slotOf), reserved }
   const manifest = describePlan(image, plan, ['chosen by a test'], { name: 'kerninst', version: 'test' })
-  writeFileSync(path, writeBundle({ manifest, target: identify(image), tables: plan.tables, key: readKey(key.key), cert: readCertificateDer(key.cert) }))
+  writeFileSync(path, writeBundle({
+    manifest, target: identify(image), tables: encoded.tables, key: readKey(key.key), cert: readCertificateDer(key.cert),
+  }))
 }
