@@ -16,28 +16,62 @@ import { ALL, RCX, RDX, RSI } from '../src/code/registers.js'
 import { SecondDecoder } from '../src/code/second.js'
 import { KerninstError } from '../src/error.js'
 import { loadImage, type Image } from '../src/image/image.js'
-import { NONE } from '../src/image/rva.js'
+import { hex, NONE } from '../src/image/rva.js'
 import { livenessOf, solveLiveness } from '../src/liveness/live.js'
 import { resolvePoints } from '../src/probe/points.js'
 import { parseProgram } from '../src/probe/program.js'
 import { checkPlan } from '../src/splice/check.js'
 import { CodeBuffer } from '../src/splice/code.js'
 import { describeLive, emitCounters } from '../src/splice/counter.js'
-import { describePlan } from '../src/splice/describe.js'
 import { originalOf } from '../src/splice/move.js'
 import { makePlan, placeOf, type Plan } from '../src/splice/plan.js'
-import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
+import { CODES } from '../src/splice/refusal.js'
+import { FIXUP_KIND, SITE_FLAG, SITE_KIND, type PatchTables } from '../src/splice/tables.js'
+import { TACTIC, TACTIC_NAMES } from '../src/splice/tactics.js'
 import { lottery, seed, seedNote } from './lottery.js'
 
 const CACHE = process.env['KERNINST_CACHE'] ?? join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'kerninst')
 const KERNELS = ['6.1-cloud', '6.12-cloud'].map((name) => ({ name, path: join(CACHE, 'kernels', name, 'vmlinux') }))
 const ROOT = process.cwd()
 
+/** Of the code of a plan, so many bytes and fixups are broken, drawn by lot. */
+const BROKEN_BYTES = 300
+const BROKEN_FIXUPS = 60
+
 t.comment(seedNote)
 const random = lottery(seed)
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-plan-'))
 t.teardown(() => rmSync(scratch, { recursive: true, force: true }))
+
+/** The points that were refused, and why. */
+const refusals = ({ points }: Plan): { name: string; code: string; nearest: number }[] =>
+  Array.from({ length: points.count }, (_, p) => p).filter((p) => points.refusal[p] !== 0)
+    .map((p) => ({ name: points.asked[points.of[p]!]!.name, code: CODES[points.refusal[p]!]!, nearest: points.nearest[p]! }))
+
+/** How each point is served: by which tactic where, or from which counts it follows; or why it is not. */
+const waysOf = (image: Image, { points, encoded }: Plan, withFree = false): string[] => {
+  const ways: string[] = []
+  for (let p = 0; p < points.count; p++) {
+    if (points.refusal[p] !== 0) {
+      ways.push(`refused ${CODES[points.refusal[p]!]}`)
+      continue
+    }
+    const terms = [...points.term.subarray(points.termStart[p], points.termStart[p + 1])]
+    const place = (term: number): string => placeOf(image, encoded.slotRva[term >>> 1]!) + (encoded.slotTakes[term >>> 1] ? ' taken' : '')
+    if (points.derived[p]) {
+      const { kind } = points.asked[points.of[p]!]!
+      const to = kind === 'edge' ? `->${hex(points.to[p]! - image.functions.start[points.asked[points.of[p]!]!.fn]!)}` : ''
+      ways.push(`${kind}:${placeOf(image, points.rva[p]!)}${to} = ${terms.map((term) => `${term & 1 ? '-' : '+'} ${place(term)}`).join(' ')}`)
+      continue
+    }
+    for (const term of terms) {
+      const free = withFree ? ` [${describeLive(encoded.slotLive[term >>> 1]!)}]` : ''
+      ways.push(`${TACTIC_NAMES[encoded.siteTactic[encoded.slotSite[term >>> 1]!]!]} ${place(term)}${free}`)
+    }
+  }
+  return ways
+}
 
 t.test('imports go only to folders further left', (t) => {
   const order = ['image', 'code', 'cfg', 'liveness', 'probe', 'splice', 'bundle', 'dump', 'report']
@@ -202,13 +236,8 @@ t.test('kernels in miniature', async (t) => {
     if (expects.length === 0) throw new Error(`${source} expects nothing`)
     for (const [, point, expected] of expects) {
       const plan = makePlan(live, second, resolvePoints(image, parseProgram(`${point} { @ = count() }`, 't'), 't'))
-      const free = expected!.includes('[')
-      const place = (site: number): string => placeOf(image, plan.tables.siteRva[site]!)
-      const parts = plan.served.flatMap(({ name, derived, parts, less }) => derived
-        ? [[`${name} =`, ...parts.map(({ site }) => `+ ${place(site)}`), ...less.map(({ site }) => `- ${place(site)}`)].join(' ')]
-        : parts.map(({ site }) => `${plan.tactics[site]} ${place(site)}${free ? ` [${describeLive(plan.live[site]!)}]` : ''}`))
-      t.equal([...plan.refused.map((r) => `refused ${r.code}`), ...parts].join(', '), expected, `${source}: ${point}`)
-      checkPlan(image, plan.tables, plan.live, plan.reserved, second)
+      t.equal(waysOf(image, plan, expected!.includes('[')).join(', '), expected, `${source}: ${point}`)
+      checkPlan(live.graph, plan.encoded, plan.reserved, second)
     }
   }
   t.end()
@@ -312,27 +341,37 @@ for (const kernel of KERNELS) {
     })
 
     t.test('a plan is accepted, and the same twice', (t) => {
-      t.equal(plan.refused.filter((r) => r.code !== 'retpoline' && r.code !== 'no-instruction' && r.code !== 'static-call').length, 0,
-        JSON.stringify(plan.refused))
-      const checked = checkPlan(image, plan.tables, plan.live, plan.reserved, second)
-      t.equal(checked.sites, plan.tables.siteCount)
-      t.ok(plan.tables.siteCount >= 15)
-      t.same(planOf(program).tables, plan.tables)
-      const manifest = describePlan(image, plan, [program], { name: 'kerninst', version: '0' })
-      t.equal(manifest.sites.length, plan.tables.siteCount)
-      const entry = manifest.points.find((p) => p.point === 'entry:vfs_read')!
-      t.equal(entry.parts.length, 1)
-      const returns = manifest.points.find((p) => p.point === 'return:handle_mm_fault')!
-      t.ok(returns.parts.length >= 1)
-      for (const site of manifest.sites) t.ok(site.listing.length >= 3, `${site.at}: ${site.listing.join('; ')}`)
+      const odd = refusals(plan).filter((r) => !['retpoline', 'no-instruction', 'static-call'].includes(r.code))
+      t.same(odd, [])
+      const checked = checkPlan(live.graph, plan.encoded, plan.reserved, second)
+      t.equal(checked.sites, plan.encoded.tables.siteCount)
+      t.ok(checked.sites >= 15)
+      t.same(planOf(program).encoded, plan.encoded)
+      t.end()
+    })
+
+    t.test('every tactic, each checked', (t) => {
+      const wide = planOf('block:tcp_*,block:vfs_*,edge:do_*,return:ext4_*,entry:sys_* { @ = count() }')
+      const checked = checkPlan(live.graph, wide.encoded, wide.reserved, second)
+      const { siteTactic, tables: { siteFlags, siteKind } } = wide.encoded
+      const counts = new Uint32Array(TACTIC_NAMES.length)
+      for (const tactic of siteTactic) counts[tactic]!++
+      t.comment(`${checked.sites} sites, ${checked.instructions} instructions: ${TACTIC_NAMES.map((name, i) => `${name} ${counts[i]}`).join(', ')}`)
+      counts.forEach((count, tactic) => t.ok(count > 0, TACTIC_NAMES[tactic]!))
+      siteTactic.forEach((tactic, s) => {
+        const window = tactic === TACTIC.window || tactic === TACTIC.eviction
+        if ((siteFlags[s] === SITE_FLAG.window) !== window) t.fail(`site ${s}: a window`)
+        if ((siteFlags[s] === SITE_FLAG.springboard) !== (tactic === TACTIC.springboard)) t.fail(`site ${s}: a springboard`)
+        if ((siteKind[s] === SITE_KIND.hop) !== (tactic === TACTIC.shortJump)) t.fail(`site ${s}: a short jump`)
+      })
       t.end()
     })
 
     t.test('no site is where the kernel\'s tables forbid one', (t) => {
       const { tables } = image
       const wide = planOf('entry:tcp_*,return:tcp_*,entry:ext4_*,return:*_open,call:do_exit { @ = count() }')
-      checkPlan(image, wide.tables, wide.live, wide.reserved, second)
-      t.ok(wide.tables.siteCount > 300, `${wide.tables.siteCount} sites`)
+      checkPlan(live.graph, wide.encoded, wide.reserved, second)
+      t.ok(wide.encoded.tables.siteCount > 300, `${wide.encoded.tables.siteCount} sites`)
       const fixed = new Set<number>()
       const mark = (start: number, length: number): void => { for (let i = 0; i < length; i++) fixed.add(start + i) }
       for (const rva of tables.ftrace) mark(rva, 5)
@@ -343,9 +382,10 @@ for (const kernel of KERNELS) {
       for (const rva of tables.bugs) mark(rva, 2)
       tables.alternatives.rva.forEach((rva, i) => mark(rva, tables.alternatives.len[i]!))
       tables.paravirt.rva.forEach((rva, i) => mark(rva, tables.paravirt.len[i]!))
-      for (let s = 0; s < wide.tables.siteCount; s++) {
-        for (let i = 0; i < wide.tables.siteLength[s]!; i++) {
-          if (fixed.has(wide.tables.siteRva[s]! + i)) t.fail(placeOf(image, wide.tables.siteRva[s]!))
+      const { siteRva, siteLength } = wide.encoded.tables
+      for (let s = 0; s < siteRva.length; s++) {
+        for (let i = 0; i < siteLength[s]!; i++) {
+          if (fixed.has(siteRva[s]! + i)) t.fail(placeOf(image, siteRva[s]!))
         }
       }
       t.end()
@@ -364,7 +404,8 @@ for (const kernel of KERNELS) {
         return [...decodeRanges([{ start, bytes }]).rva].map((rva) => `insn:${name}+${rva - start}`)
       })
       const program = [...names.flatMap((name) => [`entry:${name}`, `return:${name}`]), ...insns].join(',')
-      t.same(planOf(`${program} { @ = count() }`).served.map((p) => p.name), [])
+      t.equal(refusals(planOf(`${program} { @ = count() }`)).length, 2 * names.length + insns.length)
+      t.equal(planOf(`${program} { @ = count() }`).encoded.tables.siteCount, 0)
       t.end()
     })
 
@@ -418,58 +459,73 @@ for (const kernel of KERNELS) {
       }
       t.same(missing, [], 'every function start')
       const names = 'entry:vfs_read,return:vfs_read,entry:tcp_sendmsg,return:do_sys_openat2 { @ = count() }'
-      const theirs = makePlan(solveLiveness(buildGraph(packed)), second, resolvePoints(packed, parseProgram(names, 't'), 't'))
-      t.same(theirs.refused, [])
-      t.same(theirs.tables.siteRva, planOf(names).tables.siteRva, 'the same sites')
-      checkPlan(packed, theirs.tables, theirs.live, theirs.reserved, second)
+      const theirGraph = buildGraph(packed)
+      const theirs = makePlan(solveLiveness(theirGraph), second, resolvePoints(packed, parseProgram(names, 't'), 't'))
+      t.same(refusals(theirs), [])
+      t.same(theirs.encoded.tables.siteRva, planOf(names).encoded.tables.siteRva, 'the same sites')
+      checkPlan(theirGraph, theirs.encoded, theirs.reserved, second)
       t.end()
     })
 
     t.test('refusals name a code and a point that can be served', (t) => {
-      const refused = planOf('entry:ftrace_caller,insn:vfs_read+0x1,return:do_exit,return:__x64_sys_exit { @ = count() }').refused
+      const plan = planOf('entry:ftrace_caller,insn:vfs_read+0x1,return:do_exit,return:__x64_sys_exit { @ = count() }')
+      const refused = refusals(plan)
       const codes = Object.fromEntries(refused.map((r) => [r.name, r.code]))
       t.equal(codes['entry:ftrace_caller'], 'copied-text')
       t.equal(codes['insn:vfs_read+0x1'], 'no-instruction')
       t.equal(codes['return:do_exit'], 'never-returns')
-      const near = refused.find((r) => r.name === 'insn:vfs_read+0x1')!.nearest
+      const near = `insn:${placeOf(image, refused.find((r) => r.name === 'insn:vfs_read+0x1')!.nearest)}`
       t.match(near, /^insn:vfs_read\+0x/)
-      t.equal(planOf(`${near} { @ = count() }`).refused.length, 0, `${near} is served`)
+      t.equal(refusals(planOf(`${near} { @ = count() }`)).length, 0, `${near} is served`)
       t.throws(() => planOf('entry:vfs_raed { @ = count() }'), { exit: 65, message: /no function 'vfs_raed'; did you mean vfs_read\?/ })
       t.throws(() => planOf('entry:zzz*zz { @ = count() }'), { exit: 65, message: /no function matches/ })
       t.end()
     })
 
     t.test('the checker rejects every broken plan', (t) => {
-      const copy = (): { -readonly [K in keyof PatchTables]: PatchTables[K] } => structuredClone(plan.tables)
-      const rejects = (name: string, tables: PatchTables, live = plan.live): void => {
-        t.throws(() => checkPlan(image, tables, live, plan.reserved, second), { message: /^plan checker: / }, name)
+      // Small, with every tactic in it.
+      const all = planOf('block:do_sys_openat2,edge:tcp_rcv_established,return:vfs_write,entry:tcp_sendmsg,block:dev_* { @ = count() }')
+      const { tables } = all.encoded
+      const present = new Set(all.encoded.siteTactic)
+      for (const [tactic, name] of TACTIC_NAMES.entries()) t.ok(present.has(tactic), name)
+      const copy = (): { -readonly [K in keyof PatchTables]: PatchTables[K] } => structuredClone(tables)
+      const check = (changed: PatchTables, slots = all.encoded): void => {
+        checkPlan(live.graph, { ...slots, tables: changed }, all.reserved, second)
       }
-      // Every byte of the code matters: any one changed is seen.
+      const rejects = (name: string, changed: PatchTables, slots = all.encoded): void => {
+        t.throws(() => check(changed, slots), { message: /^plan checker: / }, name)
+      }
+      check(copy())
+      // Every byte of the code matters: any one changed is seen. The checker stops at the first mistake, so bytes near
+      // the start of the code are tried: the rest would take long, and is no different.
+      const inFixup = new Uint8Array(tables.code.length)
+      tables.fixupOffset.forEach((offset, f) => {
+        if (tables.fixupKind[f] !== FIXUP_KIND.abs32) inFixup.fill(1, offset, offset + (tables.fixupKind[f] === FIXUP_KIND.slot64 ? 8 : 4))
+      })
+      const broken = copy()
       let tried = 0
-      for (let i = 0; i < plan.tables.code.length; i++) {
-        const tables = copy()
-        tables.code[i]! ^= 1 << random(8)
-        const inFixup = plan.tables.fixupOffset.some((offset, f) =>
-          i >= offset && i < offset + (plan.tables.fixupKind[f] === FIXUP_KIND.slot64 ? 8 : 4) && plan.tables.fixupKind[f] !== FIXUP_KIND.abs32)
-        if (inFixup) continue // filled in on the target
+      for (let n = 0; n < BROKEN_BYTES; n++) {
+        const i = random(tables.code.length)
+        if (inFixup[i]) continue // filled in on the target
+        broken.code[i]! ^= 1 << random(8)
         tried++
         try {
-          checkPlan(image, tables, plan.live, plan.reserved, second)
-          t.fail(`code+${i} may be changed from ${plan.tables.code[i]!.toString(16)} to ${tables.code[i]!.toString(16)}`)
+          check(broken)
+          t.fail(`code+${i} may be changed from ${tables.code[i]!.toString(16)} to ${broken.code[i]!.toString(16)}`)
         } catch (error) {
           if (!String(error).includes('plan checker')) throw error
         }
+        broken.code[i] = tables.code[i]!
       }
-      t.ok(tried > 100)
-      for (let f = 0; f < plan.tables.fixupCount; f++) {
+      t.ok(tried > BROKEN_BYTES / 4, `${tried} bytes changed`)
+      for (let n = 0; n < BROKEN_FIXUPS; n++) {
+        const f = random(tables.fixupCount)
         const moved = copy()
         moved.fixupOffset[f]!++
         rejects(`fixup ${f} moved`, moved)
-        if (plan.tables.fixupKind[f] === FIXUP_KIND.rel32) {
-          const wrong = copy()
-          wrong.fixupValue[f]!++
-          rejects(`fixup ${f} wrong`, wrong)
-        }
+        const wrong = copy()
+        wrong.fixupValue[f]!++
+        rejects(`fixup ${f} wrong`, wrong)
       }
       const early = copy()
       early.siteRva[0]! -= 1
@@ -477,8 +533,27 @@ for (const kernel of KERNELS) {
       const short = copy()
       short.siteExpected[0]! ^= 1
       rejects('expected bytes changed', short)
-      rejects('everything live', plan.tables, plan.live.map(() => ALL))
-      rejects('one register live', plan.tables, plan.live.map((live) => live | RCX))
+      // One of each tactic, with each of its fields changed.
+      for (const [tactic, name] of TACTIC_NAMES.entries()) {
+        const sites = [...all.encoded.siteTactic.keys()].filter((s) => all.encoded.siteTactic[s] === tactic)
+        const s = sites[random(sites.length)]!
+        const change = (what: string, make: (changed: ReturnType<typeof copy>) => void): void => {
+          const changed = copy()
+          make(changed)
+          rejects(`${name}: ${what}`, changed)
+        }
+        change('another patch', (c) => { c.sitePatch[s]! += tactic === TACTIC.shortJump ? 1 : 16 })
+        change('longer', (c) => { c.siteLength[s]!++ })
+        change('another kind', (c) => { c.siteKind[s] = c.siteKind[s] === SITE_KIND.call ? SITE_KIND.jcc : SITE_KIND.call })
+        change('another flag', (c) => { c.siteFlags[s] = c.siteFlags[s] === SITE_FLAG.window ? 0 : SITE_FLAG.window })
+        change('a form', (c) => { c.siteFormClass[s]! ^= 1 })
+        change('another tail', (c) => { c.siteTail[s] = 3 })
+      }
+      const slots = (name: string, change: Partial<Plan['encoded']>): void => rejects(name, tables, { ...all.encoded, ...change })
+      slots('everything live', { slotLive: all.encoded.slotLive.map(() => ALL) })
+      slots('one register live', { slotLive: all.encoded.slotLive.map((set) => set | RCX) })
+      slots('a counter elsewhere', { slotRva: all.encoded.slotRva.map((rva, slot) => (slot === 7 ? rva + 1 : rva)) })
+      slots('the other side counted', { slotTakes: all.encoded.slotTakes.map((takes, slot) => (slot === 7 ? 1 - takes : takes)) })
       t.end()
     })
     t.end()
