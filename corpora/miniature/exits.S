@@ -3,7 +3,7 @@
 #
 # expect return:several            return several+0xf, return several+0x19
 # expect return:tail               retarget-jump tail+0x8
-# expect return:conditional        retarget-branch conditional+0x8, return conditional+0x10
+# expect return:conditional        retarget-branch conditional+0x8 taken, return conditional+0x10
 # expect return:cold_too           return cold_too+0xe
 # expect call:conditional          refused no-calls
 # expect call:calls                retarget-call calls+0x5

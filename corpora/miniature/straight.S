@@ -10,8 +10,8 @@
 # expect insn:straight+0x6         refused no-instruction
 # expect call:straight             refused no-calls
 # expect entry:untraced            jump-over untraced+0x0
-# expect entry:short               refused too-short
-# expect return:short              refused too-short
+# expect entry:short               short-jump short+0x5
+# expect return:short              short-jump short+0x5
 # expect entry:rip                 jump-over rip+0x5
 # expect entry:__fentry__          refused copied-text
 	.include "kernel.inc"

@@ -17,7 +17,7 @@ import { FLOW } from '../code/instructions.js'
 import type { SecondDecoder } from '../code/second.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
-import { indexOf } from '../image/search.js'
+import { indexOf, lowerBound } from '../image/search.js'
 import type { Encoded } from './encode.js'
 import { Opinions, type Opinion } from './opinion.js'
 import { Mistake, PatchReader } from './patchreader.js'
@@ -153,7 +153,7 @@ class Checker {
 
   /** What is overwritten may be, and nothing comes to its middle. */
   #checkOriginal(site: number): void {
-    const { siteRva, siteLength, siteFormClass, siteRelocKind, siteRelocOffset, siteFlags, siteTail } = this.#tables
+    const { siteRva, siteLength, siteFormClass, siteFlags, siteTail } = this.#tables
     const start = siteRva[site]! - this.#image.textStart
     const length = siteLength[site]!
     const allowed = siteFormClass[site] !== 0 ? codeNumber('return-site') : 0
@@ -163,8 +163,27 @@ class Checker {
         throw new Mistake('something leads into the middle of what is overwritten')
       }
     }
-    if (siteRelocKind[site] !== RELOC_KIND.none && siteRelocOffset[site]! + 4 > length) throw new Mistake('relocated field outside the site')
+    this.#checkReloc(site)
     if (siteFormClass[site] === 0 && (siteTail[site] !== NONE) !== (siteFlags[site] === SITE_FLAG.window)) throw new Mistake('a tail without need')
+  }
+
+  /** The field that KASLR changes: the one that the image's own list names, where there is one. */
+  #checkReloc(site: number): void {
+    const { siteRva, siteLength, siteRelocKind, siteRelocOffset } = this.#tables
+    const { relocs } = this.#image
+    const start = siteRva[site]!
+    const end = start + siteLength[site]!
+    const kind = siteRelocKind[site]!
+    const field = start + siteRelocOffset[site]!
+    if (kind !== RELOC_KIND.none && field + 4 > end) throw new Mistake('relocated field outside the site')
+    if (!relocs.known) return
+    for (const [list, wanted] of [[relocs.relocAbs32, RELOC_KIND.add], [relocs.relocPcpu32, RELOC_KIND.sub]] as const) {
+      let count = 0
+      for (let i = lowerBound(list, start); i < list.length && list[i]! < end; i++, count++) {
+        if (kind !== wanted || list[i] !== field) throw new Mistake('KASLR changes a field that the site does not name')
+      }
+      if (kind === wanted && count !== 1) throw new Mistake('KASLR does not change the field that the site names')
+    }
   }
 
   /** The patch of a site that goes through a springboard. */
@@ -365,8 +384,12 @@ class Checker {
   }
 
   // The original's bytes but in fields with fixups, which must name what the original names.
-  #checkCopy({ rva, original }: Site, at: number, insn: Opinion): void {
+  #checkCopy({ index, rva, original }: Site, at: number, insn: Opinion): void {
     const reader = this.#reader
+    const { siteRelocKind, siteRelocOffset } = this.#tables
+    const changed = siteRelocOffset[index]! - at
+    const absAt = siteRelocKind[index] === RELOC_KIND.add && changed >= 0 && changed < insn.length ? changed : -1
+    let absDone = absAt < 0
     const start = reader.at
     const moved = reader.take(insn.length)
     if (moved.mnemonic !== insn.mnemonic || moved.ripAt !== insn.ripAt || moved.flow !== insn.flow) throw new Mistake('the moved instruction is another one')
@@ -380,9 +403,14 @@ class Checker {
         if (reader.takeFixup(kind, field, reader.at) !== value) throw new Mistake('the moved instruction names another address')
         if (reader.field(field) !== 0) throw new Mistake('a field that is filled in later is not empty')
         ripDone = true
-      } else if (reader.takeFixup(FIXUP_KIND.abs32, field, reader.at) !== 0) throw new Mistake('the moved instruction names another address')
+      } else {
+        if (field - start !== absAt) throw new Mistake('a field is adjusted that KASLR does not change')
+        if (reader.takeFixup(FIXUP_KIND.abs32, field, reader.at) !== 0) throw new Mistake('the moved instruction names another address')
+        absDone = true
+      }
     }
     if (!ripDone) throw new Mistake('a rip-relative operand has no fixup')
+    if (!absDone) throw new Mistake('a field that KASLR changes has no fixup')
     for (let i = 0; i < insn.length; i++) {
       if (insn.ripAt >= 0 && i >= insn.ripAt && i < insn.ripAt + 4) continue
       if (original[at + i] !== reader.code[start + i]) throw new Mistake('the moved instruction differs')
