@@ -35,8 +35,8 @@ const KERNELS = ['6.1-cloud', '6.12-cloud'].map((name) => ({ name, path: join(CA
 const ROOT = process.cwd()
 
 /** Of the code of a plan, so many bytes and fixups are broken, drawn by lot. */
-const BROKEN_BYTES = 300
-const BROKEN_FIXUPS = 60
+const BROKEN_BYTES = 200
+const BROKEN_FIXUPS = 40
 
 t.comment(seedNote)
 const random = lottery(seed)
