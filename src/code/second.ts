@@ -41,6 +41,14 @@ const TRANSFER = /^(bnd |notrack )?(j|loop|call|ret|ljmp)/
 
 const INVALID: SecondOpinion = { length: 0, flow: FLOW.invalid, target: NONE }
 
+// The package loads itself once in a process. What its types leave out: the factory fills the object that it is given.
+let loading: Promise<Exports> | undefined
+const loadExports = async (): Promise<Exports> => {
+  const raw = {}
+  await (loadCapstone as unknown as (filled: object) => Promise<void>)(raw)
+  return raw as Exports
+}
+
 export class SecondDecoder {
   readonly #raw: Exports
   readonly #handle: number
@@ -63,11 +71,10 @@ export class SecondDecoder {
   }
 
   static async load(): Promise<SecondDecoder> {
-    // What the package's types leave out: the factory fills the object that it is given.
-    const raw = {}
-    await (loadCapstone as unknown as (filled: object) => Promise<void>)(raw)
+    loading ??= loadExports()
+    const raw = await loading
     const engine = new Capstone(Const.CS_ARCH_X86, Const.CS_MODE_64) as unknown as { readonly handle: number }
-    return new SecondDecoder(raw as Exports, engine.handle)
+    return new SecondDecoder(raw, engine.handle)
   }
 
   #text(start: number, end: number): string {
