@@ -6,6 +6,7 @@ import { X509Certificate, createPublicKey, generateKeyPairSync, sign } from 'nod
 import type { KeyObject } from 'node:crypto'
 import { existsSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import t from 'tap'
 import type { Test } from 'tap'
@@ -15,7 +16,9 @@ import { signCms, verifyCms } from '../src/bundle/cms.js'
 import { integer, oid, readNode } from '../src/bundle/der.js'
 import { checkPair, keygen, parseKey, readCertificateDer, readKey } from '../src/bundle/keys.js'
 import * as layout from '../src/bundle/layout.js'
+import { pack as packColumn, writeNumbers } from '../src/bundle/columns.js'
 import { decodeManifest, encodeManifest, manifestSha256 } from '../src/bundle/manifest.js'
+import { pointText, refusalText, summarize, type Manifest } from '../src/splice/manifest.js'
 import { decode, encode } from '../src/bundle/msgpack.js'
 import type { Packable } from '../src/bundle/msgpack.js'
 import { decodePayload, encodePayload } from '../src/bundle/payload.js'
@@ -256,7 +259,7 @@ t.test('msgpack: what decodes is what was encoded, whatever the bytes', async (t
     fc.property(packable, (value) => Buffer.compare(encode(decode(encode(value), 'test')), encode(value)) === 0),
     { seed: SEED, numRuns: 500 },
   )
-  const seeds = [encode(sampleManifest() as unknown as Packable), encode({ a: [1n, 'x', Uint8Array.of(1)], b: -5 })]
+  const seeds = [encodeManifest(sampleManifest()), encode({ a: [1n, 'x', Uint8Array.of(1)], b: -5 })]
   let taken = 0
   for (let round = 0; round < 20_000; round++) {
     const bytes = Uint8Array.from(seeds[round % 2]!)
@@ -679,6 +682,8 @@ t.test('keys: keygen, and what is not a key', async (t) => {
 
 // ---------------------------------------------------------------- bundle
 
+const DELTA = { delta: true } as const
+
 const input = (): Parameters<typeof writeBundle>[0] => ({
   manifest: sampleManifest(),
   target: sampleTarget(),
@@ -757,7 +762,7 @@ t.test('bundle: manifests that are not as declared', async (t) => {
   type Loose = { [name: string]: unknown }
   /** The sample manifest with one place changed; undefined removes it. */
   const changed = (path: string, value: unknown): Packable => {
-    const manifest = sampleManifest() as unknown as Loose
+    const manifest = decode(encodeManifest(sampleManifest()), 'test') as unknown as Loose
     const names = path.split('.')
     const last = names.pop()!
     const parent = names.reduce((at, name) => at[name] as Loose, manifest)
@@ -766,32 +771,123 @@ t.test('bundle: manifests that are not as declared', async (t) => {
     return manifest as unknown as Packable
   }
   for (const [what, path, value, message] of [
-    ['a text for a number', 'slots', '4', /slots is no/],
-    ['a negative number', 'slots', -1, /slots is no/],
-    ['a missing field', 'sites.0.tactic', undefined, /fields rva/],
-    ['an unknown field', 'more', 1, /fields tool/],
+    ['a text for a number', 'counts.slots', '4', /counts\.slots is no/],
+    ['a negative number', 'counts.slots', -1, /counts\.slots is no/],
+    ['more points than there may be', 'counts.points', 2 ** 23 + 1, /counts\.points is no/],
+    ['a missing field', 'columns.rva', undefined, /columns does not have the fields nameLengths/],
+    ['an unknown field', 'more', 1, /fields schema, tool/],
+    ['another schema', 'schema', 'kerninst.manifest/1', /schema is not 'kerninst\.manifest\/2'/],
     ['another tool', 'tool.name', 'x', /tool.name is not 'kerninst'/],
     ['a wrong build id', 'image.buildId', 'A0', /buildId is not/],
-    ['a list that is a map', 'points', {}, /points is no list/],
+    ['a list that is a map', 'refusals', {}, /refusals is no list/],
     ['a map that is a list', 'image', [], /image is no map/],
-    ['a long name', 'refusals.0.reason', 'x'.repeat(4097), /reason is no text/],
-    ['a slot too far', 'points.2.parts.0.slot', 4, /points\[2\]\.parts/],
-    ['a site too far', 'points.2.parts.0.site', 4, /points\[2\]\.parts/],
-    ['another rva', 'sites.1.rva', 5, /sites\[1\]\.rva/],
-    ['a site too few', 'sites', sampleManifest().sites.slice(1), /sites and/],
-    ['other slots', 'slots', 5, /slots and/],
+    ['bytes for a map', 'columns', new Uint8Array(3), /columns is no map/],
+    ['a text for a column', 'columns.of', 'x', /columns\.of is not binary/],
+    ['a long reason', 'refusals.0.reason', 'x'.repeat(4097), /reason is no text/],
     ['another base', 'image.base', '0xffffffff80000000', /image.base and/],
     ['another kernel', 'image.buildId', '00'.repeat(20), /image.buildId and/],
+    ['a column that does not inflate', 'columns.of', bytesOf('ffffff'), /columns\.of does not inflate to at most 25 bytes/],
+    ['an empty column', 'columns.of', new Uint8Array(0), /columns\.of (does not inflate|holds fewer)/],
+    ['a bomb', 'columns.derived', packColumn(new Uint8Array(2 ** 24)), /columns\.derived does not inflate to at most 25/],
+    ['bytes behind a column', 'columns.of', Uint8Array.of(...writeNumbers([0, 1, 1, 1, 1]), 0), /columns\.of has bytes after its end/],
+    ['a value too few', 'columns.refusal', writeNumbers([0, 0, 0, 1]), /columns\.refusal holds fewer than 5/],
+    ['a value too many', 'columns.refusal', writeNumbers([0, 0, 0, 1, 2, 0]), /columns\.refusal holds more than 5/],
+    ['a number of 33 bits', 'columns.nearest', packColumn(bytesOf('00000000ffffffff1f')), /columns\.nearest holds a number 4 that is none/],
+    ['a number of six bytes', 'columns.nearest', packColumn(bytesOf('00000000ffffffffff01')), /columns\.nearest holds a number 4 that is none/],
+    ['a number with a zero too many', 'columns.nearest', packColumn(bytesOf('000000008000')), /columns\.nearest holds a number 4 that is none/],
+    ['a number cut off', 'columns.nearest', packColumn(bytesOf('0000000080')), /columns\.nearest holds fewer/],
+    ['a name cut off', 'columns.names', packColumn(bytesOf('61')), /names\[0\] has 8 bytes/],
+    ['names with more', 'columns.names', packColumn(new Uint8Array(100)), /names has bytes after the last/],
+    ['a name that is not UTF-8', 'columns.names', packColumn(new Uint8Array(18).fill(0xff)), /names\[0\] is not UTF-8/],
+    ['a long name', 'columns.nameLengths', writeNumbers([4097, 0, 0, 0]), /names\[0\] has 4097 bytes/],
+    ['places that do not ascend', 'columns.placeFrom', writeNumbers([16, 16], DELTA), /placeFrom\[1\] does not ascend/],
+    ['a place below the image', 'columns.placeBack', writeNumbers([0xffb + 2, 0]), /placeBack\[0\] leads below/],
+    ['a place without a name', 'columns.placeName', writeNumbers([0, 4], DELTA), /placeName\[1\] is 4, not below 4/],
+    ['an unknown kind', 'columns.askedKind', writeNumbers([0, 1, 3, 6, 0]), /askedKind\[3\] is 6, not below 6/],
+    ['no such name', 'columns.askedName', writeNumbers([0, 0, 0, 0, 4], DELTA), /askedName\[4\] is 4, not below 4/],
+    ['no such title', 'columns.askedTitle', writeNumbers([0, 0, 0, 0, 5], DELTA), /askedTitle\[4\] is 5, not below 5/],
+    ['no such aggregate', 'columns.askedAggregate', writeNumbers([0, 0, 0, 0, 9], DELTA), /askedAggregate\[4\] is 9/],
+    ['a function that wraps', 'columns.askedBytes', writeNumbers([0xffffffff, 1, 1, 1, 0]), /askedBytes\[0\] leads out/],
+    ['an end without a start', 'columns.askedBytes', writeNumbers([1, 1, 1, 1, 1]), /askedBytes\[4\] leads out/],
+    ['nothing asked', 'columns.of', writeNumbers([0, 1, 2, 3, 5], DELTA), /of\[4\] is 5, not below 5/],
+    ['no such refusal', 'columns.refusal', writeNumbers([0, 0, 0, 1, 3]), /refusal\[4\] is 3, not below 3/],
+    ['derived is neither', 'columns.derived', writeNumbers([0, 0, 2, 0, 0]), /derived\[2\] is 2, not below 2/],
+    ['too many terms', 'columns.termCount', writeNumbers([1, 2, 2, 0, 0]), /termCount\[2\] leads past the 4 terms/],
+    ['terms that wrap', 'columns.termCount', writeNumbers([1, 0xffffffff, 4, 0, 0]), /termCount\[1\] leads past/],
+    ['too few terms', 'columns.termCount', writeNumbers([1, 1, 1, 0, 0]), /termCount leaves some/],
+    ['terms of a refused point', 'columns.termCount', writeNumbers([1, 1, 1, 1, 0]), /termCount\[3\] is of a point that is refused/],
+    ['a derived one that is refused', 'columns.derived', writeNumbers([0, 0, 0, 1, 0]), /termCount\[3\] is of a point that is refused/],
+    ['a point without terms', 'columns.termCount', writeNumbers([0, 3, 1, 0, 0]), /termCount\[0\] is zero/],
+    ['a served point nowhere', 'columns.rva', writeNumbers([0, 1, 1, 1, 0], DELTA), /rva\[0\] is missing/],
+    ['a slot too far', 'columns.term', writeNumbers([0, 2, 6, 8], DELTA), /term\[3\] is 8, not below 8/],
+    ['no such tactic', 'columns.siteTactic', writeNumbers([0, 1, 3, 0]), /siteTactic\[2\] is 3, not below 3/],
+    ['a site too far', 'columns.slotSite', writeNumbers([0, 2, 4, 3], DELTA), /slotSite\[2\] is 4, not below 4/],
   ] as const) {
-    const bytes = encode(changed(path, value))
-    throwsWith(t, EXIT.data, message, () => readBundle(resealed({ manifest: bytes })), what)
+    const value2 = encode(changed(path, value))
+    throwsWith(t, EXIT.data, message, () => readBundle(resealed({ manifest: value2 })), what)
   }
-  const { tool, ...rest } = sampleManifest()
-  const reordered = encode({ ...rest, tool } as unknown as Packable)
-  throwsWith(t, EXIT.data, /fields tool/, () => decodeManifest(reordered), 'another order of fields')
-  throwsWith(t, EXIT.data, /programs\[0\] is no text/, () =>
-    encodeManifest({ ...sampleManifest(), programs: ['x'.repeat(2 ** 20 + 1)] }),
-  )
+  const sample = sampleManifest()
+  const more = encodeManifest({ ...sample, siteTactic: Uint8Array.of(...sample.siteTactic, 0) })
+  throwsWith(t, EXIT.data, /the manifest's sites and/, () => readBundle(resealed({ manifest: more })), 'a site more')
+  const slots = encodeManifest({ ...sample, slotSite: Uint32Array.of(...sample.slotSite, 0) })
+  throwsWith(t, EXIT.data, /the manifest's slots and/, () => readBundle(resealed({ manifest: slots })), 'a slot more')
+  const { tool, ...rest } = decode(encodeManifest(sample), 'test') as Record<string, Packable>
+  throwsWith(t, EXIT.data, /fields schema, tool/, () => decodeManifest(encode({ ...rest, tool: tool! })), 'another order of fields')
+  throwsWith(t, EXIT.data, /programs\[0\] is no text/, () => encodeManifest({ ...sample, programs: ['x'.repeat(2 ** 20 + 1)] }))
+  throwsWith(t, EXIT.data, /names\[0\] is no text/, () => encodeManifest({ ...sample, names: ['x'.repeat(4097), '', 'out', 'no_such'] }))
+})
+
+t.test('manifest: random tables, and back', async (t) => {
+  const u32 = (): number => random(2) ? random(2 ** 31) * 2 + random(2) : random(300)
+  const name = (): string => Array.from({ length: random(12) }, () => String.fromCodePoint([97 + random(26), 0x3b1, 0x1f600, 0x2028, 0x1b][random(5)]!)).join('')
+  for (let round = 0; round < 300; round++) {
+    const [asked, count, slots, sites] = [1 + random(20), random(200), 1 + random(40), 1 + random(40)]
+    const names = Array.from({ length: 1 + random(30) }, name)
+    const table = (length: number, value: () => number): Uint32Array => Uint32Array.from({ length }, value)
+    const bytes = (length: number, bound: number): Uint8Array => Uint8Array.from({ length }, () => random(bound))
+    const from = Uint32Array.from(new Set(table(random(20), () => Math.min(u32(), NONE - 1)))).sort()
+    const start = table(asked, () => (random(4) ? u32() : NONE))
+    const refusal = bytes(count, 3)
+    const derived = refusal.map((code) => (code ? 0 : random(2)))
+    const termStart = new Uint32Array(count + 1)
+    refusal.forEach((code, p) => (termStart[p + 1] = termStart[p]! + (code ? 0 : random(9) + 1 - derived[p]!)))
+    const terms = termStart[count]!
+    const maybe = (): number => (random(2) ? NONE : u32())
+    const manifest: Manifest = {
+      ...sampleManifest(), names, tactics: ['a', 'b'],
+      places: { from, start: from.map((rva) => (random(3) ? rva - random(Math.min(rva, 1000) + 1) : NONE)), name: table(from.length, () => random(names.length)) },
+      asked: {
+        kind: bytes(asked, 6), name: table(asked, () => random(names.length)), start,
+        end: start.map((rva) => (rva === NONE ? NONE : rva + random(Math.min(NONE - rva, 5000)))), offset: table(asked, u32),
+        title: table(asked, () => random(names.length + 1)), aggregate: table(asked, () => random(names.length)),
+      },
+      points: {
+        count, of: table(count, () => random(asked)), rva: Uint32Array.from(refusal, (code) => (code ? maybe() : Math.min(u32(), NONE - 1))),
+        to: table(count, maybe), refusal, nearest: table(count, maybe), derived, termStart,
+        term: table(terms, () => random(2 * slots)), termRva: table(terms, u32),
+      },
+      siteTactic: bytes(sites, 2), slotSite: table(slots, () => random(sites)),
+    }
+    const encoded = encodeManifest(manifest)
+    const back = decodeManifest(encoded)
+    if (!isDeepStrictEqual(back, manifest)) t.same(back, manifest, `round ${round}`)
+    t.equal(hexOf(encodeManifest(back)) === hexOf(encoded), true, 'the same bytes again')
+    // Names of whatever there is, without an exception; changed bytes, without one of another kind.
+    for (let p = 0; p < count; p++) {
+      if (refusal[p]) refusalText(back, p)
+      else pointText(back, table(sites, u32), p)
+    }
+    summarize(back)
+    for (let n = 0; n < 20; n++) {
+      const bad = Uint8Array.from(encoded)
+      bad[random(bad.length)]! ^= 1 << random(8)
+      try {
+        decodeManifest(bad)
+      } catch (error) {
+        if (!(error instanceof KerninstError) || error.exit !== EXIT.data) throw error
+      }
+    }
+  }
 })
 
 t.test('bundle: any changed bit is noticed', async (t) => {
@@ -838,13 +934,13 @@ t.test('bundle: a large one, written, read, and any of its bits', async (t) => {
     code: new Uint8Array(perSite * sites),
     slotCount: sites,
   }
-  const manifest = sampleManifest()
-  manifest.slots = sites
-  manifest.sites = Array.from({ length: sites }, (_, i) => ({ ...manifest.sites[i % 4]!, rva: 16 * i }))
+  const manifest: Manifest = {
+    ...sampleManifest(), siteTactic: new Uint8Array(sites), slotSite: Uint32Array.from({ length: sites }, (_, i) => i),
+  }
   const start = performance.now()
   const bytes = writeBundle({ ...input(), manifest, tables })
   const written = performance.now()
-  t.same(verifyBundle(bytes, cert).manifest.sites.length, sites)
+  t.same(verifyBundle(bytes, cert).manifest.siteTactic.length, sites)
   t.comment(
     `${bytes.length} bytes: written in ${Math.round(written - start)} ms, ` +
       `verified in ${Math.round(performance.now() - written)} ms`,

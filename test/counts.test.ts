@@ -123,7 +123,7 @@ for (const name of KERNELS) {
     t.equal(result.exit, 0, result.lines.filter((line) => !line.startsWith('+')).slice(-6).join(' | '))
     const dump = join(scratch, `${name}.dump`)
     writeFileSync(dump, result.files.get('dump') ?? '')
-    const counts = new Map(reportNumbers(readBundle(readFileSync(bundle)), readDump(dump)).points
+    const counts = new Map([...reportNumbers(readBundle(readFileSync(bundle)), readDump(dump)).points()]
       .map(({ point, count }) => [placeOf(point), count]))
     const countOf = (splice: Splice): bigint => counts.get(siteRva(splice))!
     const sum = (list: readonly Splice[]): bigint => list.reduce((total, splice) => total + countOf(splice), 0n)

@@ -6,6 +6,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { readBundle, writeBundle } from '../src/bundle/bundle.js'
 import { equivalentBlocks, runsWith } from '../src/cfg/equivalent.js'
 import { cutFunction, type FunctionGraph } from '../src/cfg/function.js'
 import { buildGraph } from '../src/cfg/graph.js'
@@ -18,12 +19,15 @@ import { KerninstError } from '../src/error.js'
 import { loadImage, type Image } from '../src/image/image.js'
 import { NONE } from '../src/image/rva.js'
 import { livenessOf, solveLiveness } from '../src/liveness/live.js'
+import { identify } from '../src/pipeline.js'
 import { resolvePoints } from '../src/probe/points.js'
 import { parseProgram } from '../src/probe/program.js'
+import { showJson } from '../src/report/show.js'
 import { checkPlan } from '../src/splice/check.js'
 import { CodeBuffer } from '../src/splice/code.js'
 import { describeLive, emitCounters } from '../src/splice/counter.js'
 import { describePlan } from '../src/splice/describe.js'
+import type { ManifestText } from '../src/splice/manifest.js'
 import { originalOf } from '../src/splice/move.js'
 import { makePlan, placeOf, type Plan } from '../src/splice/plan.js'
 import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
@@ -319,12 +323,20 @@ for (const kernel of KERNELS) {
       t.ok(plan.tables.siteCount >= 15)
       t.same(planOf(program).tables, plan.tables)
       const manifest = describePlan(image, plan, [program], { name: 'kerninst', version: '0' })
-      t.equal(manifest.sites.length, plan.tables.siteCount)
-      const entry = manifest.points.find((p) => p.point === 'entry:vfs_read')!
+      t.equal(manifest.siteTactic.length, plan.tables.siteCount)
+      const bundle = readBundle(writeBundle({ manifest, target: identify(image), tables: plan.tables }))
+      t.same(bundle.manifest, manifest, 'through a bundle and back')
+      const shown = (JSON.parse([...showJson(bundle)].join('')) as { manifest: ManifestText }).manifest
+      t.same(shown.points.map(({ point }) => point), plan.served.map(({ name }) => name))
+      t.same(shown.points.map(({ at }) => at), plan.served.map(({ at }) => placeOf(image, at)))
+      t.same(shown.points.map(({ parts }) => parts), plan.served.map(({ parts }) =>
+        parts.map(({ rva, site }) => ({ at: placeOf(image, rva), slot: site, site }))))
+      t.same(shown.refusals, plan.refused.map(({ name, code, reason, nearest }) => ({ point: name, code, reason, nearest })))
+      const entry = shown.points.find((p) => p.point === 'entry:vfs_read')!
       t.equal(entry.parts.length, 1)
-      const returns = manifest.points.find((p) => p.point === 'return:handle_mm_fault')!
+      const returns = shown.points.find((p) => p.point === 'return:handle_mm_fault')!
       t.ok(returns.parts.length >= 1)
-      for (const site of manifest.sites) t.ok(site.listing.length >= 3, `${site.at}: ${site.listing.join('; ')}`)
+      for (const site of shown.sites) t.ok(site.listing.length >= 3, `${site.at}: ${site.listing.join('; ')}`)
       t.end()
     })
 

@@ -17,12 +17,14 @@ import type { KernelLiveness } from '../liveness/live.js'
 import type { Point } from '../probe/points.js'
 import { encodeSites } from './encode.js'
 import { countBlocks, countEdges, whyNoFlows, type Equation } from './counts.js'
-import { REFUSALS, type RefusalCode } from './refusal.js'
+import { PointCollector, type PointTable } from './points.js'
+import { codeNumber, REFUSALS, type RefusalCode } from './refusal.js'
 import { findReserved } from './reserved.js'
 import {
   insnIndex, prepareFunction, siteRva, spliceFor, spliceTaken, type Ground, type PlannedFunction, type Splice, type Tactic,
 } from './site.js'
 import type { PatchTables } from './tables.js'
+import { TACTIC_NAMES } from './tactics.js'
 
 /** A place that a point counts: its runs are those of `site`. */
 export interface ServedPart {
@@ -48,6 +50,8 @@ export interface RefusedPoint {
 }
 
 export interface Plan {
+  readonly encoded: { readonly tables: PatchTables; readonly siteTactic: Uint8Array; readonly slotSite: Uint32Array }
+  readonly points: PointTable
   readonly tables: PatchTables
   readonly served: readonly ServedPoint[]
   readonly refused: readonly RefusedPoint[]
@@ -68,22 +72,33 @@ class Planner {
   readonly served: { point: Point; name: string; parts: Part[]; less: Part[]; derived: Rva }[] = []
   readonly refused: RefusedPoint[] = []
 
-  constructor(ground: Ground) {
+  readonly points: PointCollector
+  readonly #slots = new Map<Rva, number>() // rva of a site -> slot, by the order of taking
+  #of = 0
+
+  constructor(ground: Ground, asked: readonly Point[]) {
     this.#ground = ground
+    this.points = new PointCollector(asked)
+  }
+
+  /** Rvas of sites by slots as `points` has them. */
+  get slots(): Rva[] {
+    return [...this.#slots.keys()]
   }
 
   get sites(): Splice[] {
     return [...this.#sites.values()].sort((a, b) => siteRva(a) - siteRva(b))
   }
 
-  serve(point: Point): void {
+  serve(point: Point, of: number): void {
+    this.#of = of
     if (point.fn === NONE) {
-      this.#refuse(point.name, 'ambiguous-name', '')
+      this.#refuse(point.name, 'ambiguous-name', NONE)
       return
     }
     const fn = this.#function(point.fn)
     if (fn.graph.incomplete === 'undecodable' || fn.graph.incomplete === 'jumps-inside') {
-      this.#refuse(point.name, fn.graph.incomplete, '')
+      this.#refuse(point.name, fn.graph.incomplete, NONE)
       return
     }
     switch (point.kind) {
@@ -135,13 +150,13 @@ class Planner {
       any = true
       this.#single(point, `call:${this.at(fn, insns.rva[i]!, start)}`, fn, i)
     }
-    if (!any) this.#refuse(point.name, 'no-calls', '')
+    if (!any) this.#refuse(point.name, 'no-calls', NONE)
   }
 
   #single(point: Point, name: string, fn: PlannedFunction, insn: number): void {
     const splice = spliceFor(this.#ground, fn, insn, this.#accept)
-    if (typeof splice === 'string') this.#refuse(name, splice, this.#nearest(fn, insn))
-    else this.#take(point, name, [{ rva: fn.graph.insns.rva[insn]!, splice }])
+    if (typeof splice === 'string') this.#refuse(name, splice, this.#nearest(fn, insn), fn.graph.insns.rva[insn]!)
+    else this.#take(point, name, [{ rva: fn.graph.insns.rva[insn]!, splice }], [], false, fn.graph.insns.rva[insn]!)
   }
 
   // Every way out must be counted, or the point means nothing.
@@ -149,7 +164,7 @@ class Planner {
     const { graph } = fn
     const { functions } = this.#ground.image
     if (graph.incomplete !== '' || graph.alternativeLeaves) {
-      this.#refuse(point.name, graph.incomplete || 'unusual-exit', '')
+      this.#refuse(point.name, graph.incomplete || 'unusual-exit', NONE)
       return
     }
     const reached = this.#reachedBlocks(graph)
@@ -176,13 +191,13 @@ class Planner {
       }
       parts.push({ rva: graph.insns.rva[last]!, splice })
     }
-    if (parts.length === 0) this.#refuse(point.name, 'never-returns', '')
-    else this.#take(point, point.name, parts)
+    if (parts.length === 0) this.#refuse(point.name, 'never-returns', NONE)
+    else this.#take(point, point.name, parts, [], false, parts[0]!.rva)
   }
 
   #blocks(point: Point, fn: PlannedFunction): void {
     const why = whyNoFlows(fn)
-    if (why !== '') return this.#refuse(point.name, why, '')
+    if (why !== '') return this.#refuse(point.name, why, NONE)
     for (const { block, count } of countBlocks(this.#ground, fn, this.#staying(), this.#accept)) {
       const insn = fn.graph.blockFirst[block]!
       this.#flow(point, `block:${this.at(fn, fn.graph.insns.rva[insn]!, fn.graph.start)}`, fn, insn, count)
@@ -191,7 +206,7 @@ class Planner {
 
   #edges(point: Point, fn: PlannedFunction): void {
     const why = whyNoFlows(fn)
-    if (why !== '') return this.#refuse(point.name, why, '')
+    if (why !== '') return this.#refuse(point.name, why, NONE)
     const { insns, blockFirst, start, end } = fn.graph
     let any = false
     for (const { from, to, count } of countEdges(this.#ground, fn, this.#staying(), this.#accept)) {
@@ -199,15 +214,16 @@ class Planner {
       const insn = blockFirst[from]!
       const target = insns.rva[blockFirst[to]!]!
       const there = target >= start && target < end ? hex(target - start) : this.at(fn, target, start)
-      this.#flow(point, `edge:${this.at(fn, insns.rva[insn]!, start)}->${there}`, fn, insn, count)
+      this.#flow(point, `edge:${this.at(fn, insns.rva[insn]!, start)}->${there}`, fn, insn, count, target)
     }
-    if (!any) this.#refuse(point.name, 'no-edges', '')
+    if (!any) this.#refuse(point.name, 'no-edges', NONE)
   }
 
-  #flow(point: Point, name: string, fn: PlannedFunction, insn: number, count: Equation | RefusalCode): void {
-    if (typeof count === 'string') return this.#refuse(name, count, '')
+  #flow(point: Point, name: string, fn: PlannedFunction, insn: number, count: Equation | RefusalCode, to = NONE): void {
+    const rva = fn.graph.insns.rva[insn]!
+    if (typeof count === 'string') return this.#refuse(name, count, NONE, rva, to)
     const parts = (splices: readonly Splice[]): Part[] => splices.map((splice) => ({ rva: siteRva(splice), splice }))
-    this.#take(point, name, parts(count.plus), parts(count.minus), count.derived ? fn.graph.insns.rva[insn]! : NONE)
+    this.#take(point, name, parts(count.plus), parts(count.minus), count.derived, rva, to)
   }
 
   #stays: Uint8Array | undefined
@@ -225,29 +241,39 @@ class Planner {
     return there === undefined || there.tactic === splice.tactic
   }
 
-  /** @param derived the place that a derived count is of, or NONE where the parts are what is observed */
-  #take(point: Point, name: string, parts: Part[], less: Part[] = [], derived: Rva = NONE): void {
+  /** @param rva the place that is asked for, and that a derived count is of */
+  #take(point: Point, name: string, parts: Part[], less: Part[], derived: boolean, rva: Rva, to = NONE): void {
     for (const { splice } of [...parts, ...less]) {
       assert(this.#accept(splice), 'a site is spliced in one way')
       if (!this.#sites.has(siteRva(splice))) this.#sites.set(siteRva(splice), splice)
     }
-    this.served.push({ point, name, parts, less, derived })
+    this.served.push({ point, name, parts, less, derived: derived ? rva : NONE })
+    this.points.serve(this.#of, rva, to, derived ? 1 : 0)
+    for (const list of [parts, less]) {
+      for (const part of list) {
+        const at = siteRva(part.splice)
+        if (!this.#slots.has(at)) this.#slots.set(at, this.#slots.size)
+        this.points.term(this.#slots.get(at)!, part.rva, list === less ? 1 : 0)
+      }
+    }
   }
 
-  #refuse(name: string, code: RefusalCode, nearest: string): void {
-    this.refused.push({ name, code, reason: REFUSALS[code], nearest })
+  #refuse(name: string, code: RefusalCode, nearest: Rva, rva = NONE, to = NONE): void {
+    const f = nearest === NONE ? NONE : this.#ground.image.functions.functionAt(nearest)
+    this.refused.push({ name, code, reason: REFUSALS[code], nearest: f === NONE ? '' : `insn:${placeOf(this.#ground.image, nearest)}` })
+    this.points.refuse(this.#of, rva, codeNumber(code), to, nearest)
   }
 
   // The nearest instruction of the function's body that can be served alone.
-  #nearest(fn: PlannedFunction, insn: number): string {
+  #nearest(fn: PlannedFunction, insn: number): Rva {
     const { insns, start, end } = fn.graph
     for (let d = 0; d < 64; d++) {
       for (const i of d === 0 ? [insn] : [insn + d, insn - d]) {
         if (i < 0 || i >= insns.count || insns.rva[i]! < start || insns.rva[i]! >= end) continue
-        if (typeof spliceFor(this.#ground, fn, i, this.#accept) !== 'string') return `insn:${this.at(fn, insns.rva[i]!, start)}`
+        if (typeof spliceFor(this.#ground, fn, i, this.#accept) !== 'string') return insns.rva[i]!
       }
     }
-    return ''
+    return NONE
   }
 
   /** function+0xoffset, from a given start. */
@@ -266,13 +292,21 @@ export const placeOf = (image: Image, rva: Rva): string => {
 export const makePlan = (live: KernelLiveness, second: SecondDecoder, points: readonly Point[]): Plan => {
   const { image } = live.graph
   const ground: Ground = { image, live, reserved: findReserved(image), second }
-  const planner = new Planner(ground)
-  for (const point of points) planner.serve(point)
+  const planner = new Planner(ground, points)
+  points.forEach((point, of) => planner.serve(point, of))
   const sites = planner.sites
   const indexOfSite = new Map(sites.map((splice, i) => [siteRva(splice), i]))
   const place = ({ rva, splice }: Part): ServedPart => ({ rva, site: indexOfSite.get(siteRva(splice))! })
+  const tables = encodeSites(image, sites)
+  const numbers = new Map<string, number>(TACTIC_NAMES.map((name, i) => [name, i]))
   return {
-    tables: encodeSites(image, sites),
+    encoded: {
+      tables,
+      siteTactic: Uint8Array.from(sites, (splice) => numbers.get(splice.tactic)!),
+      slotSite: Uint32Array.from(sites, (_, i) => i),
+    },
+    points: planner.points.table(Uint32Array.from(planner.slots, (rva) => indexOfSite.get(rva)!)),
+    tables,
     served: planner.served.map(({ point, name, parts, less, derived }) => ({
       point,
       name,

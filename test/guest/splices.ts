@@ -9,9 +9,10 @@ import type { SecondDecoder } from '../../src/code/second.js'
 import { hex, type Rva } from '../../src/image/rva.js'
 import type { KernelLiveness } from '../../src/liveness/live.js'
 import { identify } from '../../src/pipeline.js'
-import { describePlan } from '../../src/splice/describe.js'
+import type { Point } from '../../src/probe/points.js'
+import { describePlan, type Described } from '../../src/splice/describe.js'
 import { encodeSites, type EmitProbe } from '../../src/splice/encode.js'
-import type { Plan } from '../../src/splice/plan.js'
+import { PointCollector } from '../../src/splice/points.js'
 import { findReserved } from '../../src/splice/reserved.js'
 import { siteRva, type Ground, type Splice } from '../../src/splice/site.js'
 import type { Key } from './artefacts.js'
@@ -31,22 +32,21 @@ export const writeSplices = (
 ): void => {
   const { image } = ground
   const sites = [...new Map(splices.map((splice) => [siteRva(splice), splice])).values()].sort((a, b) => siteRva(a) - siteRva(b))
-  const plan: Plan = {
-    tables: encodeSites(image, sites, emitProbe),
-    served: sites.map((splice, site) => {
-      const { name, start } = splice.fn.graph
-      const rva = siteRva(splice)
-      const at = `insn:${name}+${hex(rva - start)}#${hex(rva)}`
-      return {
-        point: { name: at, kind: 'insn', fn: splice.fn.index, functionName: name, offset: rva - start, aggregate: 'count' },
-        name: at, at: rva, derived: false, parts: [{ rva, site }], less: [],
-      }
-    }),
-    refused: [],
-    tactics: sites.map((splice) => splice.tactic),
-    live: Uint32Array.from(sites, (splice) => splice.live),
-    reserved: ground.reserved,
+  const asked = sites.map((splice): Point => {
+    const { name, start } = splice.fn.graph
+    const rva = siteRva(splice)
+    return { name: `insn:${name}+${hex(rva - start)}#${hex(rva)}`, kind: 'insn', fn: splice.fn.index, functionName: name, offset: rva - start, aggregate: 'count' }
+  })
+  const points = new PointCollector(asked)
+  sites.forEach((splice, site) => {
+    points.serve(site, siteRva(splice))
+    points.term(site, siteRva(splice))
+  })
+  const tables = encodeSites(image, sites, emitProbe)
+  const slotSite = Uint32Array.from(sites, (_, site) => site)
+  const plan: Described = {
+    encoded: { tables, siteTactic: new Uint8Array(sites.length), slotSite }, points: points.table(slotSite), reserved: ground.reserved,
   }
   const manifest = describePlan(image, plan, ['chosen by a test'], { name: 'kerninst', version: 'test' })
-  writeFileSync(path, writeBundle({ manifest, target: identify(image), tables: plan.tables, key: readKey(key.key), cert: readCertificateDer(key.cert) }))
+  writeFileSync(path, writeBundle({ manifest, target: identify(image), tables, key: readKey(key.key), cert: readCertificateDer(key.cert) }))
 }
