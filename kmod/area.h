@@ -6,6 +6,6 @@
 #ifndef KERNINST_AREA_H
 #define KERNINST_AREA_H
 
-#define KERNINST_AREA_BYTES	0x800000	/* 8 MiB; a multiple of the page size */
+#define KERNINST_AREA_BYTES	0x2000000	/* 32 MiB; a multiple of the page size */
 
 #endif

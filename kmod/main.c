@@ -94,16 +94,16 @@ static int __init kerninst_init(void)
 	err = kerninst_signature_init();
 	if (err)
 		return err;
-	err = kerninst_stop_init();
+	err = kerninst_trap_init();
 	if (err)
 		goto exit_signature;
 	err = misc_register(&device);
 	if (err)
-		goto exit_stop;
+		goto exit_trap;
 	return 0;
 
-exit_stop:
-	kerninst_stop_exit();
+exit_trap:
+	kerninst_trap_exit();
 exit_signature:
 	kerninst_signature_exit();
 	return err;
@@ -113,7 +113,7 @@ static void __exit kerninst_exit(void)
 {
 	misc_deregister(&device);
 	kerninst_state_exit();
-	kerninst_stop_exit();
+	kerninst_trap_exit();
 	kerninst_signature_exit();
 }
 

@@ -4,8 +4,9 @@
  * first field that is not as uapi/kerninst.h says.
  *
  * Afterwards every offset, index and count in the tables may be used without
- * another check, sites ascend and do not overlap, and no two fields that the
- * target completes (fixups and tails) share a byte of code.
+ * another check, sites ascend and do not overlap but for springboards inside
+ * windows, every hop comes to the code, and no two fields that the target
+ * completes (fixups and tails of forms) share a byte of code.
  *
  * It knows nothing of the running kernel: whether the addresses are this
  * kernel's is identity.c's and splice.c's business, and whether a result fits
@@ -41,8 +42,14 @@ _Static_assert(sizeof(struct kerninst_fixup) == 12, "contract");
 /* Bytes of an instruction behind a field of 4: 15, less it and an opcode. */
 #define MAX_TRAIL	10
 
-/* The tail of a site: five bytes, e9 rel32 or a literal. */
-#define TAIL_BYTES	5
+/* e9 rel32: what most splices write; a tail of a site with forms, too. */
+#define JMP_BYTES	5
+
+/* eb rel8. */
+#define HOP_BYTES	2
+
+#define MAX_INSTRUCTION	15
+#define MAX_WINDOW	16
 
 static bool all_zero(const __u8 *bytes, __u32 from, __u32 to, __u32 *at)
 {
@@ -238,12 +245,49 @@ static __u32 parse_fixups(const struct kerninst_view *view, __u8 *claimed,
 #define BAD(field) (*bad = at + offsetof(struct kerninst_site, field), \
 		    KERNINST_E_MALFORMED)
 
+/* How long a site may be, by what it is; @site's flags are known ones. */
+static bool good_length(const struct kerninst_site *site)
+{
+	__u32 least = site->kind == KERNINST_HOP ? HOP_BYTES : JMP_BYTES;
+
+	if (site->flags == KERNINST_SPRINGBOARD)
+		return site->length == least;
+	return site->length >= least &&
+	       site->length <= (site->flags == KERNINST_WINDOW ?
+				MAX_WINDOW : MAX_INSTRUCTION);
+}
+
+/* Does the hop lead to a springboard, near enough, and soon to the code? */
+static bool good_hop(const struct kerninst_view *view,
+		     const struct kerninst_site *site)
+{
+	const struct kerninst_site *board;
+	__s64 distance;
+
+	if (site->patch >= view->head->site_count)
+		return false;
+	board = &view->sites[site->patch];
+	if (board->flags != KERNINST_SPRINGBOARD ||
+	    (board->kind != KERNINST_JMP &&
+	     (board->kind != KERNINST_HOP ||
+	      site->flags == KERNINST_SPRINGBOARD)))
+		return false;
+	distance = (__s64)board->rva - site->rva - HOP_BYTES;
+	return distance >= -128 && distance <= 127;
+}
+
 /* A site whose live bytes are expected[]: does it suit the splice's kind? */
-static __u32 parse_literal_site(const struct kerninst_site *site, __u32 at,
+static __u32 parse_literal_site(const struct kerninst_view *view,
+				const struct kerninst_site *site, __u32 at,
 				__u32 *bad)
 {
-	if (site->tail != KERNINST_NONE)
+	if (site->flags == KERNINST_WINDOW ?
+	    site->tail >= view->head->code_bytes :
+	    site->tail != KERNINST_NONE)
 		return BAD(tail);
+	if (site->flags && site->kind != KERNINST_JMP &&
+	    (site->flags != KERNINST_SPRINGBOARD || site->kind != KERNINST_HOP))
+		return BAD(kind);
 	switch (site->kind) {
 	case KERNINST_JMP:
 		break;
@@ -260,9 +304,15 @@ static __u32 parse_literal_site(const struct kerninst_site *site, __u32 at,
 		    (site->expected[1] & 0xf0) != 0x80)
 			return BAD(expected);
 		break;
+	case KERNINST_HOP:
+		if (!good_hop(view, site))
+			return BAD(patch);
+		break;
 	default:
 		return BAD(kind);
 	}
+	if (site->kind != KERNINST_HOP && site->patch >= view->head->code_bytes)
+		return BAD(patch);
 	switch (site->reloc_kind) {
 	case KERNINST_RELOC_NONE:
 		if (site->reloc_offset)
@@ -271,9 +321,11 @@ static __u32 parse_literal_site(const struct kerninst_site *site, __u32 at,
 	case KERNINST_RELOC_ADD:
 	case KERNINST_RELOC_SUB:
 		/* Distances between two places in the kernel do not move. */
-		if (site->kind != KERNINST_JMP)
+		if (site->kind == KERNINST_CALL || site->kind == KERNINST_JCC)
 			return BAD(reloc_kind);
-		if (!site->reloc_offset ||
+		/* An instruction starts with an opcode; a springboard need not. */
+		if ((!site->reloc_offset &&
+		     site->flags != KERNINST_SPRINGBOARD) ||
 		    site->reloc_offset + 4 > site->length)
 			return BAD(reloc_offset);
 		break;
@@ -292,15 +344,19 @@ static __u32 parse_form_site(const struct kerninst_view *view,
 		return BAD(form_class);
 	if (site->kind != KERNINST_JMP)
 		return BAD(kind);
-	if (site->length != TAIL_BYTES)
+	if (site->flags)
+		return BAD(flags);
+	if (site->length != JMP_BYTES)
 		return BAD(length);
+	if (site->patch >= view->head->code_bytes)
+		return BAD(patch);
 	if (site->reloc_kind != KERNINST_RELOC_NONE)
 		return BAD(reloc_kind);
 	if (site->reloc_offset)
 		return BAD(reloc_offset);
 	if (site->tail > view->head->code_bytes ||
-	    view->head->code_bytes - site->tail < TAIL_BYTES ||
-	    !claim(claimed, site->tail, TAIL_BYTES))
+	    view->head->code_bytes - site->tail < JMP_BYTES ||
+	    !claim(claimed, site->tail, JMP_BYTES))
 		return BAD(tail);
 	return KERNINST_OK;
 }
@@ -311,24 +367,38 @@ static __u32 parse_sites(const __u8 *bytes, const struct kerninst_view *view,
 	const struct kerninst_payload *head = view->head;
 	const struct kerninst_site *site;
 	__u32 at, i, reason, free_from = head->text_start;
+	__u32 room_from = 0, room_to = 0;	/* for springboards, in a window */
 
 	for (i = 0; i < head->site_count; i++) {
 		site = &view->sites[i];
 		at = head->site_offset + i * sizeof(*site);
-		if (site->length < 5 || site->length > 15)
+		if (site->flags > KERNINST_SPRINGBOARD)
+			return BAD(flags);
+		if (!good_length(site))
 			return BAD(length);
 		/* text_end <= image_bytes < 2^32, so the sum cannot wrap. */
-		if (site->rva < free_from || site->rva >= head->text_end ||
+		if (site->rva >= head->text_end ||
 		    head->text_end - site->rva < site->length)
 			return BAD(rva);
-		free_from = site->rva + site->length;
-		if (site->patch >= head->code_bytes)
-			return BAD(patch);
+		if (site->flags == KERNINST_SPRINGBOARD &&
+		    site->rva >= room_from &&
+		    site->rva + site->length <= room_to) {
+			room_from = site->rva + site->length;
+		} else {
+			if (site->rva < free_from)
+				return BAD(rva);
+			free_from = site->rva + site->length;
+			room_from = room_to = 0;
+			if (site->flags == KERNINST_WINDOW) {
+				room_from = site->rva + JMP_BYTES;
+				room_to = free_from;
+			}
+		}
 		if (site->form_class)
 			reason = parse_form_site(view, site, at, classes,
 						 claimed, bad);
 		else
-			reason = parse_literal_site(site, at, bad);
+			reason = parse_literal_site(view, site, at, bad);
 		if (reason)
 			return reason;
 		at += offsetof(struct kerninst_site, expected);

@@ -16,7 +16,7 @@
 #include "kerninst.h"
 
 #define JMP_BYTES	JMP32_INSN_SIZE
-#define WORD_BYTES	sizeof(u64)
+#define HOP_BYTES	JMP8_INSN_SIZE
 
 /* @field += or -= the slide, as the kernel's own relocation did. */
 static void relocate(u8 *field, u8 kind, u64 slide)
@@ -90,10 +90,19 @@ static bool match_form(const struct kerninst_view *view,
 /* The splice: which bytes change, and to what. False: out of reach. */
 static bool make_fresh(struct kerninst_spot *spot)
 {
-	u8 opcode = spot->kind == KERNINST_JCC ? 2 : 1, *word;
-	long rel = spot->patch - (spot->addr + opcode + sizeof(s32));
-	s32 value = rel;
+	u8 opcode = spot->kind == KERNINST_JCC ? 2 : 1;
+	long rel;
+	s32 value;
 
+	if (spot->kind == KERNINST_HOP) {
+		/* payload.c: it reaches. */
+		spot->to = HOP_BYTES;
+		spot->fresh[0] = JMP8_INSN_OPCODE;
+		spot->fresh[1] = spot->patch - (spot->addr + HOP_BYTES);
+		return true;
+	}
+	rel = spot->patch - (spot->addr + opcode + sizeof(s32));
+	value = rel;
 	if (value != rel)
 		return false;
 	spot->to = opcode + sizeof(value);
@@ -102,10 +111,20 @@ static bool make_fresh(struct kerninst_spot *spot)
 	if (spot->kind == KERNINST_JMP)
 		spot->fresh[0] = JMP32_INSN_OPCODE;
 	memcpy(spot->fresh + opcode, &value, sizeof(value));
-
-	word = (u8 *)((spot->addr + spot->from) & ~(WORD_BYTES - 1));
-	spot->split = (u8 *)spot->addr + spot->to > word + WORD_BYTES;
 	return true;
+}
+
+/* A springboard: note it in @window, the last one, if it lies in there. */
+static void note_hosted(struct kerninst_spot *board,
+			struct kerninst_spot *window)
+{
+	unsigned long at;
+
+	if (!window || board->addr >= window->addr + window->length)
+		return;
+	board->inside = true;
+	at = board->addr - window->addr;
+	window->hosted |= ((1u << board->length) - 1) << at;
 }
 
 /**
@@ -122,8 +141,8 @@ int kerninst_spots_make(struct kerninst_request *req,
 			struct kerninst_spots *ret)
 {
 	unsigned long base = view->head->link_base + req->slide;
+	struct kerninst_spot *spot, *window = NULL;
 	const struct kerninst_site *site;
-	struct kerninst_spot *spot;
 	u32 i, reason;
 	bool same;
 
@@ -140,9 +159,20 @@ int kerninst_spots_make(struct kerninst_request *req,
 		site = &view->sites[i];
 		spot = &ret->spot[i];
 		spot->addr = base + site->rva;
-		spot->patch = kerninst_patch_address(site->patch);
+		spot->patch = site->kind == KERNINST_HOP ?
+			base + view->sites[site->patch].rva :
+			kerninst_patch_address(site->patch);
 		spot->length = site->length;
 		spot->kind = site->kind;
+		spot->flags = site->flags;
+		if (spot->flags == KERNINST_WINDOW) {
+			spot->bypass = kerninst_patch_address(site->tail);
+			window = spot;
+			ret->windows++;
+		} else if (spot->flags == KERNINST_SPRINGBOARD) {
+			note_hosted(spot, window);
+			ret->boards++;
+		}
 		reason = KERNINST_E_SITE_BYTES;
 		if (copy_from_kernel_nofault(spot->old, (void *)spot->addr,
 					     spot->length))
@@ -177,7 +207,8 @@ void kerninst_spots_free(struct kerninst_spots *spots)
  * kerninst_spots_map - map the text of all spots writable
  * @spots: each gets its alias
  *
- * Sites ascend, so each page is met once, and the second page of a site that
+ * Sites ascend, so each page is new or one of the last two (a springboard may
+ * lie before the end of its window), and the second page of a site that
  * crosses follows its first: one virtual range, with only the pages that are
  * written.
  *
@@ -204,9 +235,12 @@ int kerninst_spots_map(struct kerninst_spots *spots)
 			spots->page[pages++] =
 				pfn_to_page(__pa_symbol(now) >> PAGE_SHIFT);
 		}
-		/* For now the page's place; the address follows below. */
+		/*
+		 * For now the place of the first page, which is the last one
+		 * seen or the one before; the address follows below.
+		 */
 		spots->spot[i].alias = (u8 *)(unsigned long)
-			(pages - 1 - (last - first) / PAGE_SIZE);
+			(pages - 1 - (seen - first) / PAGE_SIZE);
 	}
 	spots->alias = vmap(spots->page, pages, VM_MAP, PAGE_KERNEL);
 	for (i = 0; i < spots->count; i++) {

@@ -7,7 +7,8 @@
  *	           +-> PARTIAL+	others had changed some sites; remove retries
  *
  * A request that fails leaves everything as it was, but for a remove that
- * restores some sites and not others (PARTIAL). In APPLIED and PARTIAL the
+ * restores some sites and not others, and an apply with windows that cannot
+ * take back what its first stop wrote: both end in PARTIAL. In APPLIED and PARTIAL the
  * module holds a reference to itself, so it cannot be unloaded while text
  * leads into its patch area. The heap of a removed bundle stays until the
  * next apply or the unloading of the module.
@@ -103,18 +104,36 @@ fail:
 	return err;
 }
 
-/* The machine stopped: are all sites written? */
+/* The first of the spots that were left, and how many. */
+static void show_left(struct kerninst_request *req,
+		      const struct kerninst_outcome *outcome)
+{
+	req->index = outcome->first;
+	memcpy(req->live, outcome->live, sizeof(outcome->live));
+}
+
+/* Nothing could be done, or not all. */
+static int refuse_stop(struct kerninst_request *req,
+		       const struct kerninst_outcome *outcome, int err)
+{
+	return kerninst_refuse(req, err == -ENOMEM && !outcome->ns ?
+			       KERNINST_E_MEMORY : KERNINST_E_STOP);
+}
+
+/* Are all sites written? */
 static int apply_outcome(struct kerninst_request *req,
 			 const struct kerninst_outcome *outcome, int err)
 {
-	if (err == -ENOMEM && !outcome->entered)
-		return kerninst_refuse(req, KERNINST_E_MEMORY);
-	if (err || !outcome->entered)
-		return kerninst_refuse(req, KERNINST_E_STOP);
 	req->stop_ns = outcome->ns;
+	if (outcome->standing) {
+		show_left(req, outcome);
+		req->value = outcome->standing;
+		return kerninst_refuse(req, KERNINST_E_FOREIGN);
+	}
+	if (err || !outcome->entered)
+		return refuse_stop(req, outcome, err);
 	if (outcome->left) {
-		req->index = outcome->first;
-		memcpy(req->live, outcome->live, sizeof(outcome->live));
+		show_left(req, outcome);
 		return kerninst_refuse(req, KERNINST_E_SITE_BYTES);
 	}
 	return 0;
@@ -153,13 +172,12 @@ static int apply_locked(struct kerninst_request *req, struct parcel *parcel,
 {
 	const struct kerninst_payload *head = parcel->view.head;
 	struct kerninst_outcome outcome;
-	struct kerninst_spots spots;
 	struct kheap *heap = NULL;
 	int err;
 
 	if (now.state == KERNINST_APPLIED || now.state == KERNINST_PARTIAL)
 		return kerninst_refuse(req, KERNINST_E_BUSY);
-	err = kerninst_spots_make(req, &parcel->view, &spots);
+	err = kerninst_spots_make(req, &parcel->view, &now.spots);
 	if (err)
 		return err;
 	if (!dry) {
@@ -178,28 +196,31 @@ static int apply_locked(struct kerninst_request *req, struct parcel *parcel,
 	}
 
 	__module_get(THIS_MODULE);
-	err = kerninst_stop_apply(&spots, &outcome);
+	err = kerninst_course_apply(&now.spots, &outcome);
 	err = apply_outcome(req, &outcome, err);
-	if (err)
+	if (err && !outcome.standing)
 		goto put_module;
 
 	head_fill(heap->head, parcel, req, ktime_get_real_ns());
 	heap_publish(heap);
-	now.spots = spots;
 	now.code_bytes = head->code_bytes;
-	now.foreign = 0;
-	now.state = KERNINST_APPLIED;
-	pr_info("kerninst: applied %u sites\n", spots.count);
-	return 0;
+	now.foreign = outcome.standing;
+	now.state = err ? KERNINST_PARTIAL : KERNINST_APPLIED;
+	if (err)
+		pr_warn("kerninst: %u int3 could not be taken back\n",
+			outcome.standing);
+	else
+		pr_info("kerninst: applied %u sites\n", now.spots.count);
+	return err;
 
 put_module:
 	module_put(THIS_MODULE);
-	/* No site was written, so no CPU can be in a patch. */
+	/* No text leads to a patch, and no CPU is in one any more. */
 	kerninst_patch_write(NULL, 0);
 put_heap:
 	kheap_put(heap);
 free_spots:
-	kerninst_spots_free(&spots);
+	kerninst_spots_free(&now.spots);
 	return err;
 }
 
@@ -229,45 +250,38 @@ int kerninst_request_apply(struct kerninst_request *req, bool dry)
 /* Context: state_lock held. */
 static int remove_locked(struct kerninst_request *req)
 {
+	struct kerninst_heap *head;
 	struct kerninst_outcome outcome;
-	u64 removed_ns;
 	int err;
 
 	if (now.state != KERNINST_APPLIED && now.state != KERNINST_PARTIAL)
 		return kerninst_refuse(req, KERNINST_E_NOT_APPLIED);
-	req->slide = now.heap->head->slide;
-	err = kerninst_stop_remove(&now.spots, &outcome);
-	if (err == -ENOMEM && !outcome.entered)
-		return kerninst_refuse(req, KERNINST_E_MEMORY);
-	if (err || !outcome.entered)
-		return kerninst_refuse(req, KERNINST_E_STOP);
-	removed_ns = ktime_get_real_ns();
+	head = now.heap->head;
+	req->slide = head->slide;
+	err = kerninst_course_remove(&now.spots, &outcome);
 	req->stop_ns = outcome.ns;
-	now.foreign = outcome.left;
-	if (outcome.left) {
+	if (outcome.retracted && !head->removed_ns) {
+		head->removed_ns = outcome.retracted_ns;
+		WRITE_ONCE(head->state, KERNINST_HEAP_REMOVED);
+	}
+	if (outcome.left || outcome.retracted)
+		now.foreign = outcome.left;
+	if (outcome.left || (outcome.retracted && err))
 		now.state = KERNINST_PARTIAL;
-		req->index = outcome.first;
+	if (outcome.left) {
+		show_left(req, &outcome);
 		req->value = outcome.left;
-		memcpy(req->live, outcome.live, sizeof(outcome.live));
 		return kerninst_refuse(req, KERNINST_E_FOREIGN);
 	}
+	if (err || !outcome.entered)
+		return refuse_stop(req, &outcome, err);
 
-	/*
-	 * No text leads to a patch any more, but tasks may have been preempted
-	 * inside one. Patches neither call nor sleep, so each such task has
-	 * left once it has slept or returned to user space; idle tasks, which
-	 * that does not wait for, once every CPU has switched.
-	 */
-	synchronize_rcu_tasks();
-	synchronize_rcu_tasks_rude();
 	/* If there is no memory for that now, the next apply does it. */
 	kerninst_patch_write(NULL, 0);
 	kerninst_spots_free(&now.spots);
-	now.heap->head->removed_ns = removed_ns;
-	WRITE_ONCE(now.heap->head->state, KERNINST_HEAP_REMOVED);
 	now.state = KERNINST_REMOVED;
 	now.code_bytes = 0;
-	pr_info("kerninst: removed %u sites\n", now.heap->head->site_count);
+	pr_info("kerninst: removed %u sites\n", head->site_count);
 	module_put(THIS_MODULE);
 	return 0;
 }

@@ -1,6 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * stop: mapped spots in, all of them written or none, on a stopped machine.
+ * stop: mapped spots and a phase in, one step of their way done on a stopped
+ * machine.
+ *
+ *	          plain sites          springboards        windows
+ *	TRAP      compared             compared            ORIGINAL -> TRAPPED
+ *	APPLY     ORIGINAL -> APPLIED  the same, first     TRAPPED -> APPLIED
+ *	RETRACT   APPLIED -> ORIGINAL  -                   APPLIED -> BYPASSED,
+ *	                                                   TRAPPED -> ORIGINAL
+ *	RESTORE   -                    APPLIED -> ORIGINAL, BYPASSED -> ORIGINAL
+ *	                               first
+ *
+ * TRAP and APPLY write all or, where one spot does not hold what its state
+ * says, nothing. RETRACT and RESTORE write what they can and count the rest.
+ * course.c knows in which order the phases come, and what is waited for.
  *
  * stop_machine() brings every CPU here with interrupts off. The first one in
  * leads: it compares every spot's bytes, writes, and after each step waits
@@ -12,18 +25,21 @@
  * with one store, which an NMI sees as a whole or not at all (AMD64 manual,
  * volume 2, "Cross-Modifying Code"; Intel processors do the same). Any other
  * gets an int3 first, then its tail, then its first byte, with all CPUs
- * serialized in between; and a CPU that runs into the int3 finds in
- * kerninst_trap() that it stands for the splice. The patches are complete
- * before the first step and stay until after the last, in both directions.
+ * serialized in between; and a CPU that runs into the int3 finds in trap.c
+ * that it stands for the splice. A window that APPLY finds under its int3 is
+ * written the same way: an NMI is the only one who could notice. Nobody runs
+ * a springboard before a hop leads to it, nor in RESTORE, when none does any
+ * more; so it needs no such care, only to be whole, and seen by all CPUs,
+ * before the first hop is written, and restored before its window is. The
+ * patches are complete before the first step and stay until after the last,
+ * in both directions.
  *
  * Between the first step and the last no text of the kernel's may be called,
  * memcpy and memcmp included: it may be what is being written. Everything
  * here is inline, loops over volatile bytes, and neither traced nor probed.
  */
-#include <linux/kdebug.h>
 #include <linux/kprobes.h>
-#include <linux/notifier.h>
-#include <linux/rcupdate.h>
+#include <linux/module.h>
 #include <linux/stop_machine.h>
 #include <linux/timekeeping.h>
 #include <asm/sync_core.h>
@@ -32,6 +48,7 @@
 
 enum step {
 	STEP_NONE,
+	STEP_BOARDS,	/* springboards, whole */
 	STEP_WORDS,	/* words whole, int3 into the split ones */
 	STEP_TAILS,
 	STEP_OPENERS,	/* the first bytes */
@@ -41,110 +58,131 @@ enum step {
 struct stop {
 	struct kerninst_spots *spots;
 	struct kerninst_outcome *outcome;
-	bool apply;
+	enum kerninst_phase phase;
 	atomic_t entered;	/* CPUs that came in */
 	atomic_t synced;	/* followers that have seen the step */
 	int step;		/* release: the text is written; acquire: seen */
 };
 
-/*
- * The spots whose int3s are ours, while a stop is under way. Set before the
- * machine stops and cleared after it runs again, so that every trap on one of
- * them finds it; readers are in NMI context, which RCU waits for.
- */
-static const struct kerninst_spots *trapped;
+#ifdef KERNINST_FAULT
+/* For tests alone: bit p: in phase p, windows are taken for changed. */
+static unsigned int fault;
+module_param(fault, uint, 0600);
+#else
+static const unsigned int fault;
+#endif
 
-/* The spot at @addr, if the int3 there can be ours. */
-static __always_inline const struct kerninst_spot *
-find_split(const struct kerninst_spots *spots, unsigned long addr)
+static __always_inline bool is_window(const struct kerninst_spot *spot)
 {
-	u32 low = 0, high = spots->count, middle;
+	return spot->flags == KERNINST_WINDOW;
+}
 
-	while (low < high) {
-		middle = low + (high - low) / 2;
-		if (spots->spot[middle].addr < addr)
-			low = middle + 1;
-		else
-			high = middle;
+static __always_inline bool is_board(const struct kerninst_spot *spot)
+{
+	return spot->flags == KERNINST_SPRINGBOARD;
+}
+
+static __always_inline u8 live_byte(const struct kerninst_spot *spot, u8 at)
+{
+	return READ_ONCE(((const u8 *)spot->addr)[at]);
+}
+
+/* Do the first @bytes of the spot, but for @skip, hold what its state says? */
+static __always_inline bool holds(const struct kerninst_spot *spot, u8 bytes,
+				  u16 skip)
+{
+	u8 i, due;
+
+	for (i = 0; i < bytes; i++) {
+		due = spot->old[i];
+		if (spot->state == SPOT_TRAPPED) {
+			if (!i)
+				due = INT3_INSN_OPCODE;
+		} else if (spot->state != SPOT_ORIGINAL && i < spot->to) {
+			due = spot->fresh[i];
+		}
+		if (!(skip & 1u << i) && live_byte(spot, i) != due)
+			return false;
 	}
-	if (low == spots->count || spots->spot[low].addr != addr ||
-	    !spots->spot[low].split || !spots->spot[low].chosen)
-		return NULL;
-	return &spots->spot[low];
+	return true;
 }
 
-/*
- * A CPU ran into an int3: do what the splice there would have done.
- * Context: exception, possibly inside an NMI; the machine is stopped.
- */
-static notrace int kerninst_trap(struct notifier_block *nb,
-				 unsigned long event, void *data)
+/* @what goes to the bytes [start, end) of the spot. */
+static __always_inline void choose(struct kerninst_spot *spot,
+				   enum kerninst_spot_write what, u8 start,
+				   u8 end)
 {
-	const struct kerninst_spots *spots = READ_ONCE(trapped);
-	const struct kerninst_spot *spot;
-	struct die_args *args = data;
-	struct pt_regs *regs = args->regs;
-	unsigned long after;
-
-	if (!spots || event != DIE_INT3 || user_mode(regs))
-		return NOTIFY_DONE;
-	spot = find_split(spots, regs->ip - INT3_INSN_SIZE);
-	if (!spot)
-		return NOTIFY_DONE;
-	switch (spot->kind) {
-	case KERNINST_CALL:
-		int3_emulate_call(regs, spot->patch);
-		break;
-	case KERNINST_JCC:
-		after = spot->addr + 6;
-		int3_emulate_jcc(regs, spot->fresh[1] & 0xf, after,
-				 spot->patch - after);
-		break;
-	default:
-		int3_emulate_jmp(regs, spot->patch);
-	}
-	return NOTIFY_STOP;
-}
-NOKPROBE_SYMBOL(kerninst_trap);
-
-static struct notifier_block trap_notifier = {
-	.notifier_call = kerninst_trap,
-	.priority = INT_MAX,	/* the fewer others run before, the better */
-};
-
-/* One byte of text. volatile, lest the compiler call memcpy or memset. */
-static __always_inline void put_byte(const struct kerninst_spot *spot, u8 at,
-				     u8 byte)
-{
-	WRITE_ONCE(spot->alias[at], byte);
+	spot->write = what;
+	spot->start = start;
+	spot->end = end;
+	spot->split = (spot->addr + start) / sizeof(u64) !=
+		      (spot->addr + end - 1) / sizeof(u64);
 }
 
-/* [from, to) of @bytes in one store; !split says that one word holds them. */
-static __always_inline void put_word(const struct kerninst_spot *spot,
-				     const u8 *bytes)
+/* A window's splice leads to its bypass from now on; it always reaches. */
+static __always_inline void aim_at_bypass(struct kerninst_spot *spot)
 {
-	unsigned long at = (unsigned long)spot->alias + spot->from;
-	u64 *word = (u64 *)(at & ~(sizeof(u64) - 1));
-	u64 value = READ_ONCE(*word);
-	u8 i, shift = (at & (sizeof(u64) - 1)) * 8;
-
-	for (i = spot->from; i < spot->to; i++, shift += 8) {
-		value &= ~(0xffull << shift);
-		value |= (u64)bytes[i] << shift;
-	}
-	WRITE_ONCE(*word, value);
-}
-
-/* Are the spot's live bytes @bytes up to @to, and old behind that? */
-static __always_inline bool holds(const struct kerninst_spot *spot,
-				  const u8 *bytes, u8 to)
-{
-	const u8 *live = (const u8 *)spot->addr;
+	u32 rel = spot->bypass - (spot->addr + KERNINST_JMP_BYTES);
 	u8 i;
 
-	for (i = 0; i < spot->length; i++)
-		if (READ_ONCE(live[i]) != (i < to ? bytes[i] : spot->old[i]))
+	for (i = 1; i < KERNINST_JMP_BYTES; i++, rel >>= 8)
+		WRITE_ONCE(spot->fresh[i], (u8)rel);
+}
+
+/* Forwards: what TRAP and APPLY do with a spot. False: it has changed. */
+static __always_inline bool advance(const struct stop *stop,
+				    struct kerninst_spot *spot)
+{
+	if (!holds(spot, spot->length, 0))
+		return false;
+	if (stop->phase == PHASE_TRAP) {
+		if (is_window(spot))
+			choose(spot, WRITE_INT3, 0, 1);
+		return true;
+	}
+	choose(spot, WRITE_FRESH, spot->from, spot->to);
+	if (is_window(spot))
+		spot->split = true;	/* its int3 stands already */
+	return true;
+}
+
+/* Back, so that no splice leads to a patch: what RETRACT does with a spot. */
+static __always_inline bool retract(struct kerninst_spot *spot)
+{
+	if (spot->state == SPOT_TRAPPED) {
+		/* Ours is one byte; the others may change the rest. */
+		if (!holds(spot, 1, 0))
 			return false;
+		choose(spot, WRITE_OLD, 0, 1);
+		return true;
+	}
+	if (spot->state != SPOT_APPLIED || is_board(spot))
+		return true;
+	if (!is_window(spot)) {
+		if (!holds(spot, spot->length, 0))
+			return false;
+		choose(spot, WRITE_OLD, spot->from, spot->to);
+		return true;
+	}
+	if (!holds(spot, KERNINST_JMP_BYTES, 0))
+		return false;
+	aim_at_bypass(spot);
+	choose(spot, WRITE_FRESH, 1, KERNINST_JMP_BYTES);
+	return true;
+}
+
+/*
+ * Back to what was found: what RESTORE does with a spot. A window keeps its
+ * bypass as long as a springboard in it cannot be restored (@stuck): whoever
+ * changed that one may bring our bytes back, where they would then be run.
+ */
+static __always_inline bool restore(struct kerninst_spot *spot, bool stuck)
+{
+	if (spot->state == SPOT_ORIGINAL)
+		return true;
+	if (stuck || !holds(spot, spot->length, spot->hosted))
+		return false;
+	choose(spot, WRITE_OLD, spot->from, spot->to);
 	return true;
 }
 
@@ -153,25 +191,75 @@ static __always_inline void survey(const struct stop *stop)
 {
 	struct kerninst_outcome *outcome = stop->outcome;
 	struct kerninst_spot *spot;
+	bool good, stuck = false;
 	u32 i;
 	u8 j;
 
-	for (i = 0; i < stop->spots->count; i++) {
+	/* Downwards: a window comes after the springboards in it. */
+	for (i = stop->spots->count; i-- > 0; ) {
 		spot = &stop->spots->spot[i];
-		if (stop->apply)
-			spot->chosen = holds(spot, spot->old, 0);
+		spot->write = WRITE_NOTHING;
+		if (fault & 1u << stop->phase && is_window(spot))
+			good = false;
+		else if (stop->phase == PHASE_RETRACT)
+			good = retract(spot);
+		else if (stop->phase == PHASE_RESTORE)
+			good = restore(spot, is_window(spot) && stuck);
 		else
-			spot->chosen = spot->ours &&
-				       holds(spot, spot->fresh, spot->to);
-		if (spot->chosen || (!stop->apply && !spot->ours))
+			good = advance(stop, spot);
+		if (is_window(spot))
+			stuck = false;
+		if (good) {
+			/* Before the int3 that it explains. */
+			if (spot->write == WRITE_INT3 ||
+			    (spot->write && spot->split))
+				WRITE_ONCE(spot->trap, true);
 			continue;
-		if (!outcome->left++) {
-			outcome->first = i;
-			for (j = 0; j < spot->length; j++)
-				outcome->live[j] =
-					READ_ONCE(((const u8 *)spot->addr)[j]);
 		}
+		if (spot->inside)
+			stuck = true;
+		outcome->left++;
+		outcome->first = i;
+		for (j = 0; j < spot->length; j++)
+			WRITE_ONCE(outcome->live[j], live_byte(spot, j));
+		for (; j < sizeof(outcome->live); j++)
+			WRITE_ONCE(outcome->live[j], 0);
 	}
+}
+
+/* One byte of text. volatile, lest the compiler call memcpy or memset. */
+static __always_inline void put_byte(const struct kerninst_spot *spot, u8 at,
+				     u8 byte)
+{
+	WRITE_ONCE(spot->alias[at], byte);
+}
+
+/* The byte that the stop writes to the spot at @at. */
+static __always_inline u8 next_byte(const struct kerninst_spot *spot, u8 at)
+{
+	switch (spot->write) {
+	case WRITE_INT3:
+		return INT3_INSN_OPCODE;
+	case WRITE_OLD:
+		return spot->old[at];
+	default:
+		return spot->fresh[at];
+	}
+}
+
+/* [start, end) in one store; !split says that one word holds them. */
+static __always_inline void put_word(const struct kerninst_spot *spot)
+{
+	unsigned long at = (unsigned long)spot->alias + spot->start;
+	u64 *word = (u64 *)(at & ~(sizeof(u64) - 1));
+	u64 value = READ_ONCE(*word);
+	u8 i, shift = (at & (sizeof(u64) - 1)) * 8;
+
+	for (i = spot->start; i < spot->end; i++, shift += 8) {
+		value &= ~(0xffull << shift);
+		value |= (u64)next_byte(spot, i) << shift;
+	}
+	WRITE_ONCE(*word, value);
 }
 
 /* One step of writing. Returns whether split spots need the next ones. */
@@ -179,18 +267,21 @@ static __always_inline bool put(const struct stop *stop, enum step step)
 {
 	struct kerninst_spot *spot;
 	bool more = false;
-	const u8 *bytes;
 	u32 i;
 	u8 j;
 
 	for (i = 0; i < stop->spots->count; i++) {
 		spot = &stop->spots->spot[i];
-		if (!spot->chosen)
+		if (!spot->write || is_board(spot) != (step == STEP_BOARDS))
 			continue;
-		bytes = stop->apply ? spot->fresh : spot->old;
+		if (step == STEP_BOARDS) {
+			for (j = spot->start; j < spot->end; j++)
+				put_byte(spot, j, next_byte(spot, j));
+			continue;
+		}
 		if (!spot->split) {
 			if (step == STEP_WORDS)
-				put_word(spot, bytes);
+				put_word(spot);
 			continue;
 		}
 		more = true;
@@ -199,11 +290,11 @@ static __always_inline bool put(const struct stop *stop, enum step step)
 			put_byte(spot, 0, INT3_INSN_OPCODE);
 			break;
 		case STEP_TAILS:
-			for (j = spot->from ?: 1; j < spot->to; j++)
-				put_byte(spot, j, bytes[j]);
+			for (j = spot->start ?: 1; j < spot->end; j++)
+				put_byte(spot, j, next_byte(spot, j));
 			break;
 		default:
-			put_byte(spot, 0, bytes[0]);
+			put_byte(spot, 0, next_byte(spot, 0));
 		}
 	}
 	return more;
@@ -221,25 +312,64 @@ static __always_inline void publish(struct stop *stop, enum step step)
 		cpu_relax();
 }
 
+/* What was chosen is written: note the state that each spot is in now. */
+static __always_inline void commit(const struct stop *stop)
+{
+	struct kerninst_spot *spot;
+	u32 i;
+
+	for (i = 0; i < stop->spots->count; i++) {
+		spot = &stop->spots->spot[i];
+		if (!spot->write)
+			continue;
+		if (spot->write == WRITE_INT3)
+			spot->state = SPOT_TRAPPED;
+		else if (spot->write == WRITE_OLD)
+			spot->state = SPOT_ORIGINAL;
+		else if (stop->phase == PHASE_APPLY)
+			spot->state = SPOT_APPLIED;
+		else
+			spot->state = SPOT_BYPASSED;
+	}
+}
+
+/* All CPUs have seen the last step: which int3s are still ours? */
+static __always_inline void settle(const struct stop *stop)
+{
+	struct kerninst_spot *spot;
+	u32 i;
+
+	for (i = 0; i < stop->spots->count; i++) {
+		spot = &stop->spots->spot[i];
+		WRITE_ONCE(spot->trap, spot->state == SPOT_TRAPPED);
+		stop->outcome->standing += spot->trap;
+	}
+}
+
 static __always_inline void lead(struct stop *stop)
 {
+	bool all = stop->phase == PHASE_TRAP || stop->phase == PHASE_APPLY;
 	/* The text is whole before the first step and after the last. */
 	u64 began = ktime_get_mono_fast_ns();
-	u32 i;
 
 	stop->outcome->entered = true;
 	survey(stop);
-	if (!stop->apply || !stop->outcome->left) {
+	if (!all || !stop->outcome->left) {
+		if (stop->spots->boards) {
+			put(stop, STEP_BOARDS);
+			publish(stop, STEP_BOARDS);
+		}
 		if (put(stop, STEP_WORDS)) {
 			publish(stop, STEP_WORDS);
 			put(stop, STEP_TAILS);
 			publish(stop, STEP_TAILS);
 			put(stop, STEP_OPENERS);
 		}
-		for (i = 0; i < stop->spots->count; i++)
-			if (stop->spots->spot[i].chosen)
-				stop->spots->spot[i].ours = stop->apply;
+		commit(stop);
 	}
+	/* No CPU is still on its way from an int3 that is gone now. */
+	publish(stop, STEP_OPENERS);
+	settle(stop);
 	publish(stop, STEP_LEAVE);
 	stop->outcome->ns = ktime_get_mono_fast_ns() - began;
 }
@@ -273,64 +403,24 @@ static notrace int kerninst_stopped(void *data)
 }
 NOKPROBE_SYMBOL(kerninst_stopped);
 
-static int run(struct kerninst_spots *spots, struct kerninst_outcome *outcome,
-	       bool apply)
+/**
+ * kerninst_stop - stop the machine and do one phase
+ * @spots: mapped, and watched by trap.c
+ * @phase: what to do with them
+ * @outcome: out: of this stop alone; but for entered, all zero if it was not
+ *
+ * Context: may sleep; the caller holds the state's mutex.
+ * Return: 0, or stop_machine()'s errno: the machine was not stopped.
+ */
+int kerninst_stop(struct kerninst_spots *spots, enum kerninst_phase phase,
+		  struct kerninst_outcome *outcome)
 {
 	struct stop stop = {
 		.spots = spots,
 		.outcome = outcome,
-		.apply = apply,
+		.phase = phase,
 	};
-	int err;
 
 	memset(outcome, 0, sizeof(*outcome));
-	err = kerninst_spots_map(spots);
-	if (err)
-		return err;
-	WRITE_ONCE(trapped, spots);
-	err = stop_machine(kerninst_stopped, &stop, cpu_online_mask);
-	WRITE_ONCE(trapped, NULL);
-	/* A trap elsewhere may still be looking its address up. */
-	synchronize_rcu();
-	kerninst_spots_unmap(spots);
-	return err;
-}
-
-/**
- * kerninst_stop_apply - write all splices, or none
- * @spots: made by kerninst_spots_make(); their patches are in the area
- * @outcome: out: left > 0: nothing was written, @outcome->first has changed
- *
- * Context: may sleep; the caller holds the state's mutex.
- * Return: 0; -ENOMEM or stop_machine()'s errno: the machine was not stopped.
- */
-int kerninst_stop_apply(struct kerninst_spots *spots,
-			struct kerninst_outcome *outcome)
-{
-	return run(spots, outcome, true);
-}
-
-/**
- * kerninst_stop_remove - write the original bytes back where ours still are
- * @spots: applied before; those restored lose ->ours
- * @outcome: out: left: how many were not, since others have changed them
- *
- * Context and return value: as kerninst_stop_apply().
- */
-int kerninst_stop_remove(struct kerninst_spots *spots,
-			 struct kerninst_outcome *outcome)
-{
-	return run(spots, outcome, false);
-}
-
-/* Context: module load; may sleep. */
-int kerninst_stop_init(void)
-{
-	return register_die_notifier(&trap_notifier);
-}
-
-/* Context: module unload; may sleep. */
-void kerninst_stop_exit(void)
-{
-	unregister_die_notifier(&trap_notifier);
+	return stop_machine(kerninst_stopped, &stop, cpu_online_mask);
 }

@@ -24,10 +24,10 @@ import type { Packable } from '../src/bundle/msgpack.js'
 import { decodePayload, encodePayload } from '../src/bundle/payload.js'
 import { EXIT, KerninstError } from '../src/error.js'
 import { NONE as OWN_NONE } from '../src/image/rva.js'
-import { FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_KIND } from '../src/splice/tables.js'
+import { FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../src/splice/tables.js'
 import type { PatchTables } from '../src/splice/tables.js'
 import { HEADER, compileJudge, newScratch, run, runC } from './judge.js'
-import { NONE, sampleManifest, sampleTables, sampleTarget } from './sample.js'
+import { NONE, sampleManifest, sampleTables, sampleTarget, tacticTables } from './sample.js'
 
 const scratch = newScratch()
 t.teardown(() => rmSync(scratch, { recursive: true }))
@@ -115,6 +115,7 @@ t.test('layout.ts and the header name the same fields, offsets, sizes and consta
   add('HEAP_', layout.HEAP_STATE, upper)
   add('', layout.MODULE_STATE, upper)
   add('', SITE_KIND, upper)
+  add('', SITE_FLAG, upper)
   add('RELOC_', RELOC_KIND, upper)
   add('FORM_', FORM_KIND, upper)
   add('FIX_', FIXUP_KIND, upper)
@@ -282,14 +283,18 @@ const digest = Uint8Array.from({ length: 32 }, (_, i) => i)
 const samplePayload = (): Uint8Array => encodePayload(sampleTarget(), sampleTables(), digest)
 
 t.test('payload: round trip, and what C structs see in it', async (t) => {
-  const payload = samplePayload()
-  t.same(decodePayload(payload), { target: sampleTarget(), tables: sampleTables(), manifestSha256: digest })
-  t.equal(hexOf(samplePayload()), hexOf(payload), 'the same inputs give the same bytes')
+  for (const make of [sampleTables, tacticTables]) seenByC(t, make)
+})
+
+const seenByC = (t: Test, make: () => PatchTables): void => {
+  const payload = encodePayload(sampleTarget(), make(), digest)
+  t.same(decodePayload(payload), { target: sampleTarget(), tables: make(), manifestSha256: digest })
+  t.equal(hexOf(encodePayload(sampleTarget(), make(), digest)), hexOf(payload), 'the same inputs give the same bytes')
   const target = sampleTarget()
-  const tables = sampleTables()
+  const tables = make()
   const expected: string[] = [
     `magic ${hexOf(Buffer.from('KINSTPLD'))}`,
-    'version 1',
+    `version ${layout.VERSION}`,
     'headerBytes 160',
     `payloadBytes ${payload.length}`,
     `linkBase ${target.base}`,
@@ -304,7 +309,8 @@ t.test('payload: round trip, and what C structs see in it', async (t) => {
   ]
   for (let i = 0; i < tables.siteCount; i++) {
     const { siteRva, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteTail, siteRelocOffset } = tables
-    const columns = [siteRva, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteTail, siteRelocOffset]
+    const columns = [siteRva, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteTail, siteRelocOffset,
+      tables.siteFlags]
     expected.push(`site ${columns.map((column) => column[i]).join(' ')}`)
     expected.push(`expected ${hexOf(tables.siteExpected.subarray(16 * i, 16 * i + 16))}`)
   }
@@ -318,9 +324,86 @@ t.test('payload: round trip, and what C structs see in it', async (t) => {
   }
   expected.push(`code ${hexOf(tables.code)}`)
   t.same(run(judge, ['fields'], payload).toString().trim().split('\n'), expected)
-})
+}
 
 type Numbers = { [K in keyof PatchTables as PatchTables[K] extends Uint8Array | Uint32Array ? K : never]: number }
+
+/** offset, bytes of the field, value, the message */
+type Case = readonly [number, 1 | 4 | 8, number | bigint, RegExp]
+
+const refusedByAll = (t: Test, payload: Uint8Array, cases: readonly Case[]): void => {
+  const mutants: Uint8Array[] = []
+  for (const [offset, width, value, message] of cases) {
+    const bytes = Uint8Array.from(payload)
+    const view = new DataView(bytes.buffer)
+    if (typeof value === 'bigint') view.setBigUint64(offset, value, true)
+    else if (width === 4) view.setUint32(offset, value, true)
+    else bytes[offset] = value
+    mutants.push(bytes)
+    throwsWith(t, EXIT.data, message, () => decodePayload(bytes), `byte ${offset} set to ${value}: ${message}`)
+  }
+  mutants.push(payload.subarray(0, 159), payload.subarray(0, payload.length - 1), new Uint8Array([...payload, 0]))
+  for (const bytes of mutants.slice(-3)) t.equal(refusal(() => decodePayload(bytes)).exit, EXIT.data)
+  const verdicts = judgeAll(mutants)
+  t.same(verdicts.filter((reason) => reason === layout.REASON.ok), [], 'the module refuses all of them too')
+}
+
+t.test('payload: every rule of windows, springboards and hops', async (t) => {
+  const payload = encodePayload(sampleTarget(), tacticTables(), digest)
+  const site = (i: number, field: keyof typeof layout.SITE): number => 160 + i * layout.SIZE.site + layout.SITE[field]
+  refusedByAll(t, payload, [
+    [site(0, 'flags'), 1, 1, /length|flags on a kind/],
+    [site(0, 'flags'), 1, 2, /length/],
+    [site(2, 'flags'), 1, 3, /unknown flags/],
+    [site(2, 'flags'), 1, 0, /a length of 16/],
+    [site(2, 'flags'), 1, 2, /a length of 16/],
+    [site(0, 'length'), 1, 1, /a length of 1/],
+    [site(7, 'length'), 1, 16, /a length of 16/],
+    [site(2, 'length'), 1, 17, /a length of 17/],
+    [site(1, 'length'), 1, 6, /a length of 6/],
+    [site(3, 'length'), 1, 3, /a length of 3/],
+    [site(0, 'patch'), 4, 0, /hops to no springboard/],
+    [site(0, 'patch'), 4, 2, /hops to no springboard/],
+    [site(0, 'patch'), 4, 9, /hops to no springboard/],
+    [site(0, 'patch'), 4, NONE, /hops to no springboard/],
+    [site(3, 'patch'), 4, 3, /hops too often/],
+    [site(1, 'flags'), 1, 0, /hops to no springboard/],
+    [site(0, 'rva'), 4, 0x1010 - 2 - 128, /hops too far/],
+    [site(7, 'rva'), 4, 0x1045 - 2 + 129, /hops too far/],
+    [site(1, 'patch'), 4, 100, /its patch/],
+    [site(4, 'patch'), 4, 100, /its patch/],
+    [site(3, 'kind'), 1, 1, /flags on a kind|length/],
+    [site(4, 'kind'), 1, 1, /flags on a kind/],
+    [site(2, 'kind'), 1, 2, /flags on a kind/],
+    [site(2, 'kind'), 1, 3, /flags on a kind|hops/],
+    [site(0, 'relocOffset'), 1, 1, /reloc_offset/],
+    [site(7, 'relocOffset'), 1, 0, /adjusted field/],
+    [site(7, 'relocOffset'), 1, 12, /adjusted field/],
+    [site(2, 'relocOffset'), 1, 13, /adjusted field/],
+    [site(4, 'relocOffset'), 1, 2, /adjusted field/],
+    [site(2, 'tail'), 4, NONE, /bypass/],
+    [site(2, 'tail'), 4, 100, /bypass/],
+    [site(0, 'tail'), 4, 0, /a tail without/],
+    [site(4, 'tail'), 4, 0, /a tail without/],
+    [site(3, 'rva'), 4, 0x1044, /site 3: overlaps/],
+    [site(4, 'rva'), 4, 0x1046, /site 4: overlaps/],
+    [site(4, 'rva'), 4, 0x104c, /site 4: overlaps/],
+    [site(8, 'rva'), 4, 0x1042, /site 8: overlaps/],
+    [site(1, 'rva'), 4, 0x1002, /site 1: overlaps/],
+    [site(6, 'rva'), 4, 0x1064, /site 6: overlaps/],
+    [site(5, 'rva'), 4, 0x104e, /site 5: overlaps/],
+  ])
+  for (const [offset, width, value] of [
+    [site(0, 'rva'), 4, 0x1010 - 2 - 127], [site(7, 'rva'), 4, 0x1045 - 2 + 128], [site(4, 'rva'), 4, 0x104b],
+    [site(4, 'rva'), 4, 0x1047], [site(2, 'length'), 1, 17 - 1], [site(0, 'length'), 1, 3],
+  ] as const) {
+    const bytes = Uint8Array.from(payload)
+    if (width === 4) new DataView(bytes.buffer).setUint32(offset, value, true)
+    else bytes[offset] = value
+    decodePayload(bytes)
+    t.same(judgeAll([bytes]), [layout.REASON.ok], `byte ${offset} set to ${value} is at the limit`)
+  }
+})
 
 t.test('payload: every rule', async (t) => {
   const payload = samplePayload()
@@ -329,10 +412,9 @@ t.test('payload: every rule', async (t) => {
   const site = (i: number, field: keyof typeof SITE): number => place.site + i * SIZE.site + SITE[field]
   const form = (i: number, field: keyof typeof FORM): number => place.form + i * SIZE.form + FORM[field]
   const fixup = (i: number, field: keyof typeof FIXUP): number => place.fixup + i * SIZE.fixup + FIXUP[field]
-  // offset, bytes of the field, value, the message
-  const cases: readonly (readonly [number, 1 | 4 | 8, number | bigint, RegExp])[] = [
+  const cases: readonly Case[] = [
     [PAYLOAD.magic, 1, 0x4c, /magic/],
-    [PAYLOAD.version, 4, 2, /version 2/],
+    [PAYLOAD.version, 4, 1, /version 1/],
     [PAYLOAD.headerBytes, 4, 168, /header_bytes/],
     [PAYLOAD.payloadBytes, 8, 1n, /payload_bytes/],
     [PAYLOAD.linkBase, 8, 0xffffffff81000800n, /link_base/],
@@ -366,7 +448,8 @@ t.test('payload: every rule', async (t) => {
     [site(0, 'length'), 1, 4, /length/],
     [site(0, 'length'), 1, 16, /length/],
     [site(0, 'length'), 1, 7, /bytes after its expected|adjusted/],
-    [site(0, 'kind'), 1, 3, /unknown kind/],
+    [site(0, 'kind'), 1, 4, /unknown kind/],
+    [site(0, 'kind'), 1, 3, /hops to no springboard/],
     [site(0, 'kind'), 1, 1, /adjusted field/],
     [site(1, 'kind'), 1, 2, /no direct conditional jump/],
     [site(2, 'kind'), 1, 1, /no direct call/],
@@ -387,7 +470,10 @@ t.test('payload: every rule', async (t) => {
     [site(1, 'expected'), 1, 0xe9, /no direct call/],
     [site(2, 'expected') + 1, 1, 0x74, /no direct conditional/],
     [site(2, 'expected') + 6, 1, 1, /bytes after its expected/],
-    [site(0, 'reserved') + 6, 1, 1, /must be zero/],
+    [site(0, 'reserved') + 5, 1, 1, /must be zero/],
+    [site(3, 'flags'), 1, 2, /form class on another/],
+    [site(1, 'flags'), 1, 2, /flags on a kind/],
+    [site(2, 'flags'), 1, 1, /flags on a kind/],
     [form(0, 'formClass'), 1, 0, /class of 0/],
     [form(0, 'kind'), 1, 2, /form 0: an unknown kind/],
     [form(0, 'bytes') + 5, 1, 1, /sixth byte/],
@@ -409,20 +495,7 @@ t.test('payload: every rule', async (t) => {
     [fixup(0, 'reserved') + 1, 1, 1, /must be zero/],
     [place.fixup + 5 * SIZE.fixup, 1, 1, /byte 412 must be zero/],
   ]
-  const mutants: Uint8Array[] = []
-  for (const [offset, width, value, message] of cases) {
-    const bytes = Uint8Array.from(payload)
-    const view = new DataView(bytes.buffer)
-    if (typeof value === 'bigint') view.setBigUint64(offset, value, true)
-    else if (width === 4) view.setUint32(offset, value, true)
-    else bytes[offset] = value
-    mutants.push(bytes)
-    throwsWith(t, EXIT.data, message, () => decodePayload(bytes), `byte ${offset} set to ${value}: ${message}`)
-  }
-  mutants.push(payload.subarray(0, 159), payload.subarray(0, payload.length - 1), new Uint8Array([...payload, 0]))
-  for (const bytes of mutants.slice(-3)) t.equal(refusal(() => decodePayload(bytes)).exit, EXIT.data)
-  const verdicts = judgeAll(mutants)
-  t.same(verdicts.filter((reason) => reason === layout.REASON.ok), [], 'the module refuses all of them too')
+  refusedByAll(t, payload, cases)
 
   const broken: Partial<Numbers> = { siteTail: 93, sitePatch: 100, fixupValue: 9 }
   for (const [name, value] of Object.entries(broken) as [keyof Numbers, number][]) {
@@ -447,18 +520,21 @@ const judgeAll = (payloads: readonly Uint8Array[]): number[] => {
 }
 
 t.test("payload: the module's parser agrees on every changed bit and on random changes", async (t) => {
-  const payload = samplePayload()
+  for (const make of [sampleTables, tacticTables]) agreed(t, encodePayload(sampleTarget(), make(), digest))
+})
+
+const agreed = (t: Test, payload: Uint8Array): void => {
   const mutants = [payload]
   for (let bit = 0; bit < 8 * payload.length; bit++) {
     const bytes = Uint8Array.from(payload)
     bytes[bit >> 3]! ^= 1 << (bit & 7)
     mutants.push(bytes)
   }
-  const interesting = [0, 1, 4, 5, 6, 7, 15, 16, 90, 99, 100, 0x7f, 0x80, 0xff]
+  const interesting = [0, 1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 90, 99, 100, 0x40, 0x45, 0x7f, 0x80, 0xff]
   for (let round = 0; round < 20_000; round++) {
     const bytes = Uint8Array.from(payload)
     for (let i = random(2); i >= 0; i--) {
-      bytes[random(420)] = random(2) === 0 ? random(256) : interesting[random(interesting.length)]!
+      bytes[random(payload.length - 100)] = random(2) === 0 ? random(256) : interesting[random(interesting.length)]!
     }
     mutants.push(bytes)
   }
@@ -482,7 +558,7 @@ t.test("payload: the module's parser agrees on every changed bit and on random c
   })
   t.same(disagree.slice(0, 10), [])
   t.ok(both > 1000 && both < mutants.length / 2, `${both} of ${mutants.length} are payloads`)
-})
+}
 
 // ----------------------------------------- DER, certificates, signatures
 
@@ -699,7 +775,7 @@ const resealed = (change: {
 }): Uint8Array => {
   const manifest = change.manifest ?? encodeManifest(sampleManifest())
   const payload = encodePayload(sampleTarget(), sampleTables(), manifestSha256(manifest))
-  const map = { format: 'kerninst-bundle', version: 1, manifest, payload, signature: new Uint8Array(0) }
+  const map = { format: 'kerninst-bundle', version: layout.VERSION, manifest, payload, signature: new Uint8Array(0) }
   return encode(change.map === undefined ? map : change.map(map))
 }
 
@@ -737,7 +813,7 @@ t.test('bundle: what is none', async (t) => {
   throwsWith(t, EXIT.data, /more than 50 values/, () => readBundle(small, { ...limits, items: 50 }))
   for (const [what, message, map] of [
     ['another format', /format/, (m) => ({ ...m, format: 'other' })],
-    ['another version', /version 2/, (m) => ({ ...m, version: 2 })],
+    ['another version', /version 1/, (m) => ({ ...m, version: 1 })],
     ['a version that is text', /version unknown/, (m) => ({ ...m, version: '\x1b[2J' })],
     ['a key too many', /keys/, (m) => ({ ...m, more: 1 })],
     ['a key too few', /keys/, ({ signature: _, ...m }) => m],
@@ -922,6 +998,7 @@ t.test('bundle: a large one, written, read, and any of its bits', async (t) => {
     siteLength: new Uint8Array(sites).fill(5),
     siteKind: new Uint8Array(sites).fill(1),
     siteFormClass: new Uint8Array(sites),
+    siteFlags: new Uint8Array(sites),
     siteRelocKind: new Uint8Array(sites),
     siteRelocOffset: new Uint8Array(sites),
     siteTail: new Uint32Array(sites).fill(NONE),

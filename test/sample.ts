@@ -26,6 +26,7 @@ export const sampleTables = (): PatchTables => ({
   siteLength: Uint8Array.of(8, 5, 6, 5),
   siteKind: Uint8Array.of(0, 1, 2, 0),
   siteFormClass: Uint8Array.of(0, 0, 0, 7),
+  siteFlags: new Uint8Array(4),
   siteRelocKind: Uint8Array.of(1, 0, 0, 0),
   siteRelocOffset: Uint8Array.of(4, 0, 0, 0),
   siteTail: Uint32Array.of(NONE, NONE, NONE, 90),
@@ -48,6 +49,40 @@ export const sampleTables = (): PatchTables => ({
   code: Uint8Array.from({ length: 100 }, (_, i) => (i * 37) & 0xff),
   slotCount: 4,
 })
+
+/**
+ * The same with a hop, its springboard in padding; a window of 16 bytes with a springboard that is adjusted, one that is
+ * a hop, and two hops that use them. No forms: site after site is rva, patch, length, kind, flags, reloc, offset, tail.
+ */
+export const tacticTables = (): PatchTables => {
+  const rows = [
+    [0x1000, 1, 3, 3, 0, 0, 0, NONE], //     0: hop, to 1
+    [0x1010, 0, 5, 0, 2, 0, 0, NONE], //     1: springboard in padding
+    [0x1040, 16, 16, 0, 1, 1, 12, 64], //    2: window
+    [0x1045, 5, 2, 3, 2, 0, 0, NONE], //     3: link, to 5
+    [0x1048, 32, 5, 0, 2, 1, 0, NONE], //    4: springboard, adjusted from its first byte
+    [0x1060, 48, 5, 0, 2, 0, 0, NONE], //    5: springboard in padding
+    [0x1070, 4, 2, 3, 0, 0, 0, NONE], //     6: hop, to 4
+    [0x10c0, 3, 15, 3, 0, 2, 11, NONE], //   7: hop of 15 bytes, to 3
+    [0x1100, 50, 5, 0, 0, 0, 0, NONE], //    8: no more than a jmp
+  ]
+  const column = (i: number): number[] => rows.map((row) => row[i]!)
+  return {
+    ...sampleTables(),
+    siteCount: rows.length,
+    siteRva: Uint32Array.from(column(0)),
+    sitePatch: Uint32Array.from(column(1)),
+    siteLength: Uint8Array.from(column(2)),
+    siteKind: Uint8Array.from(column(3)),
+    siteFlags: Uint8Array.from(column(4)),
+    siteFormClass: new Uint8Array(rows.length),
+    siteRelocKind: Uint8Array.from(column(5)),
+    siteRelocOffset: Uint8Array.from(column(6)),
+    siteTail: Uint32Array.from(column(7)),
+    siteExpected: Uint8Array.from(rows.flatMap((row) => Array.from({ length: 16 }, (_, i) => (i < row[2]! ? 0x90 + i : 0)))),
+    formCount: 0, formClass: new Uint8Array(0), formKind: new Uint8Array(0), formBytes: new Uint8Array(0), formTarget: new Uint32Array(0),
+  }
+}
 
 const SITE_TACTIC = Uint8Array.of(0, 1, 2, 0)
 /** The places of the sample: one function, from rva 0xffb, and one that a jump leads to. */

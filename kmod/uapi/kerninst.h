@@ -22,16 +22,40 @@
  * higher (KASLR; a multiple of 2 MiB). An "address of rva X" is
  * link_base + slide + X.
  *
- * A *site* is one instruction that is overwritten. The splice writes, at the
- * site's first byte, an opcode that depends on `kind`, followed by a 32-bit
- * displacement to the site's *patch* (an offset in the code):
+ * A *site* is a stretch of text that is overwritten. The splice writes, at the
+ * site's first byte, an opcode that depends on `kind`, followed by a
+ * displacement to where `patch` says:
  *
- *	KERNINST_JMP   any instruction of 5 bytes or more     e9 rel32
+ *	KERNINST_JMP   5 bytes or more                        e9 rel32
  *	KERNINST_CALL  a direct call, 5 bytes, e8             e8 rel32
  *	KERNINST_JCC   a direct conditional jump, 6 bytes     0f 8x rel32, x kept
+ *	KERNINST_HOP   2 bytes or more                        eb rel8
  *
- * Bytes of the instruction after the splice stay as they are. Before anything
- * is written, the live bytes of every site must be the expected ones:
+ * `patch` is the code offset of the site's *patch*, but for a hop, which does
+ * not reach the code: there it is the index of another site, which must be a
+ * springboard, and rel8 leads from the hop to that site's first byte. Bytes of
+ * the site after the splice stay as they are.
+ *
+ * What the stretch is, `flags` say:
+ *
+ *   0 - one instruction, of 5..15 bytes, under a hop of 2..15.
+ *   KERNINST_SPRINGBOARD - bytes that nobody runs while the bundle is applied
+ *	but who hops there: padding between functions, or the rest of a
+ *	window. A KERNINST_JMP of exactly 5 bytes; or, as a link between two, a
+ *	KERNINST_HOP of exactly 2, whose `patch` names a springboard that is a
+ *	KERNINST_JMP: no way is longer than hop, hop, jmp.
+ *   KERNINST_WINDOW - several instructions, a KERNINST_JMP of 5..16 bytes in
+ *	all. `tail` is the code offset of its *bypass*, code that does what
+ *	the instructions do, counts nothing, and goes on behind them. The
+ *	planner answers for what the kernel cannot see: that nothing jumps
+ *	into the window past its first byte, that no call in it returns into
+ *	it, and that no instruction in it can sleep in a fault.
+ *
+ * Sites ascend by rva and do not overlap, except that springboards may lie in
+ * the window before them, past its first five bytes, apart from each other.
+ *
+ * Before anything is written, the live bytes of every site must be the
+ * expected ones:
  *
  *   - form_class == 0: `expected[0..length)`, in which the 32-bit field at
  *     reloc_offset is first adjusted by the slide (reloc_kind);
@@ -56,14 +80,31 @@
  * Also: link_base is page-aligned and in the top 2 GiB; each table starts at
  * the first aligned offset after the one before; there is at least one site,
  * one slot and one byte of code. A site with a form_class is KERNINST_JMP,
- * five bytes, with a tail; any other has none. A jmp form has zero bytes. The
- * value of an ABS32 fixup is zero; a trail is at most 10, and zero for ABS32
- * and SLOT64.
+ * five bytes, with a tail and without flags; a window has a tail; any other
+ * has none. An adjusted field lies behind the first byte of a site that is an
+ * instruction or a window, anywhere in a springboard, and in no call and no
+ * jcc. A jmp form has zero bytes. The value of an ABS32 fixup is zero; a trail
+ * is at most 10, and zero for ABS32 and SLOT64.
  *
  * The kernel does all of: verify the signature over exactly the bytes it then
  * uses, check every field, the build id, the slide and every expected byte,
  * build all patches, and only then stop the machine and write all sites, or
- * none. Nothing is written when anything fails.
+ * none.
+ *
+ * Without windows that is one stop. With windows it is two, since a thread may
+ * have been preempted inside one: the first puts int3 on the first byte of
+ * each window, and whoever runs into one is sent to its bypass; when nobody
+ * can be inside any more, some tenths of a second later, the second compares
+ * all sites again and writes them. So all counting starts at one moment. Where
+ * the second finds that a site has changed, a third takes the int3s back.
+ *
+ * Remove restores every instruction in one stop, in which windows are turned
+ * to their bypasses: all counting ends. Springboards and windows are restored
+ * in another, when nobody can be on the way between a hop and its patch.
+ *
+ * A request that fails leaves everything as it was, but for sites that others
+ * have changed since: those are left as they are, and what they may lead to
+ * is kept, until a remove succeeds (KERNINST_E_FOREIGN, KERNINST_PARTIAL).
  *
  * The *counter heap* is per CPU and made of u64 slots. Mapped read-only from
  * the device it is: one page with struct kerninst_heap, then for each CPU an
@@ -80,7 +121,7 @@
 #include <linux/types.h>
 #include <linux/ioctl.h>
 
-#define KERNINST_VERSION	1
+#define KERNINST_VERSION	2
 #define KERNINST_DEVICE		"/dev/kerninst"
 
 #define KERNINST_PAYLOAD_MAGIC	"KINSTPLD"	/* 8 bytes, no NUL */
@@ -126,22 +167,27 @@ struct kerninst_payload {		/* 160 bytes */
 #define KERNINST_JMP		0
 #define KERNINST_CALL		1
 #define KERNINST_JCC		2
+#define KERNINST_HOP		3
+
+#define KERNINST_WINDOW		1	/* flags: at most one of them */
+#define KERNINST_SPRINGBOARD	2
 
 #define KERNINST_RELOC_NONE	0
 #define KERNINST_RELOC_ADD	1	/* the field grows by the slide */
 #define KERNINST_RELOC_SUB	2	/* the field shrinks by the slide */
 
-struct kerninst_site {			/* 40 bytes, sorted by rva, no overlap */
+struct kerninst_site {			/* 40 bytes, sorted by rva */
 	__u32	rva;
-	__u32	patch;			/* code offset of the patch's first byte */
-	__u8	length;			/* of the instruction, 5..15 */
+	__u32	patch;			/* code offset; of a hop: a springboard's index */
+	__u8	length;			/* of the instruction or stretch, 2..16 */
 	__u8	kind;			/* KERNINST_JMP, ... */
 	__u8	form_class;		/* 0: expected[]; else a class of forms */
 	__u8	reloc_kind;		/* KERNINST_RELOC_* */
 	__u32	tail;			/* code offset, or KERNINST_NONE */
 	__u8	expected[16];		/* bytes past length are zero */
 	__u8	reloc_offset;		/* of the adjusted field in expected[] */
-	__u8	reserved[7];		/* zero */
+	__u8	flags;			/* KERNINST_WINDOW, ... */
+	__u8	reserved[6];		/* zero */
 };
 
 #define KERNINST_FORM_LITERAL	0	/* bytes[0..5) */
@@ -182,9 +228,9 @@ struct kerninst_heap {			/* 128 bytes, at the start of the heap's first page */
 	__u32	slot_count;
 	__u32	cpu_count;
 	__u64	cpu_stride;		/* bytes between two CPUs' areas */
-	__u64	applied_ns;		/* CLOCK_REALTIME when the last site was written */
-	__u64	removed_ns;		/* 0 while applied */
-	__u64	stop_ns;		/* how long apply kept the machine stopped */
+	__u64	applied_ns;		/* CLOCK_REALTIME when counting had started */
+	__u64	removed_ns;		/* when it had ended; 0 before */
+	__u64	stop_ns;		/* the longest stop of the machine in apply */
 	__u32	site_count;
 	__u32	reserved;
 };
@@ -215,7 +261,7 @@ struct kerninst_dump {			/* 256 bytes */
 #define KERNINST_E_SPACE		11	/* ENOSPC: code larger than the patch area (value) */
 #define KERNINST_E_MEMORY		12	/* ENOMEM */
 #define KERNINST_E_REACH		13	/* ERANGE: index = fixup or site whose field overflows */
-#define KERNINST_E_FOREIGN		14	/* EBUSY: remove left `value` sites that others have changed; index = the first */
+#define KERNINST_E_FOREIGN		14	/* EBUSY: `value` sites were left that others have changed; index = the first */
 #define KERNINST_E_STOP			15	/* the machine could not be stopped */
 
 struct kerninst_request {		/* 80 bytes */
@@ -227,14 +273,14 @@ struct kerninst_request {		/* 80 bytes */
 	__u32	index;			/* out */
 	__u64	value;			/* out */
 	__u64	slide;			/* out */
-	__u64	stop_ns;		/* out: how long the machine was stopped */
+	__u64	stop_ns;		/* out: the longest stop of the machine */
 	__u8	live[24];		/* out */
 };
 
 #define KERNINST_IDLE		0
 #define KERNINST_APPLIED	1
 #define KERNINST_REMOVED	2	/* the heap is still there */
-#define KERNINST_PARTIAL	3	/* removed but for sites that others changed */
+#define KERNINST_PARTIAL	3	/* removed, or not applied, but for sites that others changed */
 
 struct kerninst_status {		/* 120 bytes */
 	__u32	state;

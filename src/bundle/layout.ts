@@ -52,7 +52,8 @@ export const SITE = {
   tail: 12,
   expected: 16,
   relocOffset: 32,
-  reserved: 33,
+  flags: 33,
+  reserved: 34,
 } as const
 
 /** struct kerninst_form. */
@@ -137,7 +138,7 @@ export const LENGTH = {
   live: 24,
 } as const
 
-export const VERSION = 1
+export const VERSION = 2
 export const PAYLOAD_MAGIC = 'KINSTPLD'
 export const HEAP_MAGIC = 'KINSTHEA'
 export const DUMP_MAGIC = 'KINSTDMP'

@@ -8,17 +8,21 @@
 //           not empty; anchors and the 20 bytes of the build id are in the image
 //   tables  no site, no code, no slot is no plan;
 //           each at the first aligned offset after the one before it, zeros between them, the code last
-//   sites   ascending, apart, inside the text; 5..15 bytes; a call is e8 rel32, a jcc is 0f 8x rel32, whole;
-//           patch below code_bytes; an adjusted field lies inside the instruction, behind its opcode
-//   a site with a form class: jmp, 5 bytes, nothing adjusted, a tail of 5 bytes inside the code, its class not empty;
-//           one without: no tail
+//   sites   ascending, inside the text, apart, but that springboards may lie in the window before them, past its first 5
+//           bytes, apart from each other; 5..15 bytes, a hop 2..15, a window 5..16, a springboard 5, or 2 where it is a
+//           hop; a call is e8 rel32, a jcc is 0f 8x rel32, whole; patch below code_bytes, but of a hop, which names a
+//           springboard within reach, and where it is a springboard itself, one that is a jmp; windows and springboards
+//           are jmp, or a springboard a hop; an adjusted field lies inside, behind the first byte but in a springboard,
+//           and never in a call or jcc
+//   a site with a form class: jmp, 5 bytes, no flag, nothing adjusted, a tail of 5 bytes inside the code, its class not
+//           empty; a window: a tail inside the code; any other: no tail
 //   forms   a literal has no target; a jmp has zero bytes and a target in the image
 //   fixups  ascending; fields inside the code, apart from each other and from every tail; rel32 names an rva of the
 //           image, slot64 a slot, abs32 nothing; only rel32 and pcpu32 have a trail, of at most 10 bytes
 
 import { EXIT, KerninstError, assert } from '../error.js'
 import { NONE } from '../image/rva.js'
-import { EXPECTED_BYTES, FIXUP_KIND, FORM_BYTES, FORM_KIND, RELOC_KIND, SITE_KIND } from '../splice/tables.js'
+import { EXPECTED_BYTES, FIXUP_KIND, FORM_BYTES, FORM_KIND, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../splice/tables.js'
 import type { PatchTables, TargetIdentity } from '../splice/tables.js'
 import {
   CODE_ALIGN,
@@ -43,7 +47,9 @@ export interface Payload {
 }
 
 const SPLICE_BYTES = 5
+const HOP_BYTES = 2
 const MAX_INSTRUCTION = 15
+const MAX_WINDOW = 16
 const PAGE = 4096n
 /** Where x86-64 kernels live: __START_KERNEL_map and up (arch/x86/include/asm/page_64_types.h, 6.1 and 6.12). */
 const LOWEST_BASE = 0xffffffff80000000n
@@ -91,9 +97,46 @@ const targetProblem = (target: TargetIdentity): string => {
   return ''
 }
 
-/** Offsets of all tails, ascending. */
+/** Offsets of all forms' tails, ascending. */
 const tailsOf = (tables: PatchTables): Uint32Array =>
-  tables.siteTail.subarray(0, tables.siteCount).filter((tail) => tail !== NONE).sort()
+  tables.siteTail.subarray(0, tables.siteCount).filter((_, site) => tables.siteFormClass[site] !== 0).sort()
+
+/** What is wrong with where sites lie to each other, in words, or ''. */
+const orderProblem = (tables: PatchTables): string => {
+  let end = 0 //  of the last site that is in no window
+  let room = 0 // [room, roomEnd): what is left for springboards of the last site, where it is a window
+  let roomEnd = 0
+  for (let site = 0; site < tables.siteCount; site++) {
+    const rva = tables.siteRva[site]!
+    const siteEnd = rva + tables.siteLength[site]!
+    const flag = tables.siteFlags[site]!
+    if (flag === SITE_FLAG.springboard && rva >= room && siteEnd <= roomEnd) {
+      room = siteEnd
+      continue
+    }
+    if (rva < end) return `site ${site}: overlaps the site before it, or is out of order`
+    end = siteEnd
+    room = flag === SITE_FLAG.window ? rva + SPLICE_BYTES : 0
+    roomEnd = flag === SITE_FLAG.window ? end : 0
+  }
+  return ''
+}
+
+const lengthFits = (length: number, kind: number, flag: number): boolean => {
+  const least = kind === SITE_KIND.hop ? HOP_BYTES : SPLICE_BYTES
+  if (flag === SITE_FLAG.springboard) return length === least
+  return length >= least && length <= (flag === SITE_FLAG.window ? MAX_WINDOW : MAX_INSTRUCTION)
+}
+
+const hopProblem = (tables: PatchTables, site: number): string => {
+  const board = tables.sitePatch[site]!
+  if (board >= tables.siteCount || tables.siteFlags[board] !== SITE_FLAG.springboard) return 'hops to no springboard'
+  const kind = tables.siteKind[board]!
+  const chained = tables.siteFlags[site] === SITE_FLAG.springboard
+  if (kind !== SITE_KIND.jmp && (kind !== SITE_KIND.hop || chained)) return 'hops too often'
+  const distance = tables.siteRva[board]! - tables.siteRva[site]! - HOP_BYTES
+  return distance < -128 || distance > 127 ? 'hops too far' : ''
+}
 
 const siteProblem = (target: TargetIdentity, tables: PatchTables, site: number, hasClass: Uint8Array): string => {
   const rva = tables.siteRva[site]!
@@ -104,27 +147,36 @@ const siteProblem = (target: TargetIdentity, tables: PatchTables, site: number, 
   const formClass = tables.siteFormClass[site]!
   const tail = tables.siteTail[site]!
   const expected = tables.siteExpected.subarray(site * EXPECTED_BYTES, (site + 1) * EXPECTED_BYTES)
-  if (length < SPLICE_BYTES || length > MAX_INSTRUCTION) return `a length of ${length}`
+  const flag = tables.siteFlags[site]!
+  if (flag > SITE_FLAG.springboard) return `unknown flags ${flag}`
+  if (!lengthFits(length, kind, flag)) return `a length of ${length}`
   if (rva < target.textStart || rva + length > target.textEnd) return 'lies outside the text'
-  if (site > 0 && tables.siteRva[site - 1]! + tables.siteLength[site - 1]! > rva) {
-    return 'overlaps the site before it, or is out of order'
-  }
-  if (tables.sitePatch[site]! >= tables.code.length) return 'its patch lies outside the code'
+  if (kind === SITE_KIND.hop) {
+    const problem = hopProblem(tables, site)
+    if (problem !== '') return problem
+  } else if (tables.sitePatch[site]! >= tables.code.length) return 'its patch lies outside the code'
   for (let i = length; i < EXPECTED_BYTES; i++) if (expected[i] !== 0) return 'bytes after its expected ones'
-  if (kind > SITE_KIND.jcc) return `an unknown kind ${kind}`
+  if (kind > SITE_KIND.hop) return `an unknown kind ${kind}`
   if (relocKind > RELOC_KIND.sub) return `an unknown reloc_kind ${relocKind}`
   if (relocKind === RELOC_KIND.none) {
     if (relocOffset !== 0) return 'a reloc_offset without a reloc_kind'
-  } else if (relocOffset === 0 || relocOffset + 4 > length) return 'its adjusted field lies outside the instruction'
-  if (kind !== SITE_KIND.jmp && relocKind !== RELOC_KIND.none) return 'a direct call or jump with an adjusted field'
+  } else if ((relocOffset === 0 && flag !== SITE_FLAG.springboard) || relocOffset + 4 > length) {
+    return 'its adjusted field lies outside the instruction'
+  }
+  if (flag !== 0 && kind !== SITE_KIND.jmp && (kind !== SITE_KIND.hop || flag !== SITE_FLAG.springboard)) {
+    return 'flags on a kind of site that has none'
+  }
+  if ((kind === SITE_KIND.call || kind === SITE_KIND.jcc) && relocKind !== RELOC_KIND.none) return 'a direct call or jump with an adjusted field'
   if (formClass !== 0) {
-    if (kind !== SITE_KIND.jmp || length !== SPLICE_BYTES || relocKind !== RELOC_KIND.none) {
+    if (kind !== SITE_KIND.jmp || flag !== 0 || length !== SPLICE_BYTES || relocKind !== RELOC_KIND.none) {
       return 'a form class on another kind of site'
     }
     if (hasClass[formClass] === 0) return `no form of its class ${formClass}`
     if (tail === NONE || tail + SPLICE_BYTES > tables.code.length) return 'its tail lies outside the code'
   } else {
-    if (tail !== NONE) return 'a tail without a form class'
+    if (flag === SITE_FLAG.window) {
+      if (tail >= tables.code.length) return 'its bypass lies outside the code'
+    } else if (tail !== NONE) return 'a tail without a form class'
     if (kind === SITE_KIND.call && (length !== 5 || expected[0] !== 0xe8)) return 'no direct call in its expected bytes'
     if (kind === SITE_KIND.jcc && (length !== 6 || expected[0] !== 0x0f || (expected[1]! & 0xf0) !== 0x80)) {
       return 'no direct conditional jump in its expected bytes'
@@ -180,6 +232,7 @@ const problemOf = (target: TargetIdentity, tables: PatchTables): string => {
     const text = siteProblem(target, tables, site, hasClass)
     if (text !== '') problem = `site ${site}: ${text}`
   }
+  if (problem === '') problem = orderProblem(tables)
   const tails = tailsOf(tables)
   for (let i = 1; i < tails.length && problem === ''; i++) {
     if (tails[i - 1]! + SPLICE_BYTES > tails[i]!) problem = `sites: two tails overlap at code offset ${tails[i]}`
@@ -250,6 +303,7 @@ export const encodePayload = (target: TargetIdentity, tables: PatchTables, manif
     u32(at + SITE.tail, tables.siteTail[site]!)
     out.set(tables.siteExpected.subarray(site * EXPECTED_BYTES, (site + 1) * EXPECTED_BYTES), at + SITE.expected)
     out[at + SITE.relocOffset] = tables.siteRelocOffset[site]!
+    out[at + SITE.flags] = tables.siteFlags[site]!
   }
   for (let form = 0, at = places.forms; form < formCount; form++, at += SIZE.form) {
     out[at + FORM.formClass] = tables.formClass[form]!
@@ -327,6 +381,7 @@ export const decodePayload = (bytes: Uint8Array): Payload => {
     siteLength: new Uint8Array(siteCount),
     siteKind: new Uint8Array(siteCount),
     siteFormClass: new Uint8Array(siteCount),
+    siteFlags: new Uint8Array(siteCount),
     siteRelocKind: new Uint8Array(siteCount),
     siteRelocOffset: new Uint8Array(siteCount),
     siteTail: new Uint32Array(siteCount),
@@ -352,6 +407,7 @@ export const decodePayload = (bytes: Uint8Array): Payload => {
     tables.siteFormClass[site] = bytes[at + SITE.formClass]!
     tables.siteRelocKind[site] = bytes[at + SITE.relocKind]!
     tables.siteRelocOffset[site] = bytes[at + SITE.relocOffset]!
+    tables.siteFlags[site] = bytes[at + SITE.flags]!
     tables.siteTail[site] = u32(at + SITE.tail)
     const expected = at + SITE.expected
     tables.siteExpected.set(bytes.subarray(expected, expected + EXPECTED_BYTES), site * EXPECTED_BYTES)

@@ -93,8 +93,8 @@ export const encodeSites = (image: Image, sites: readonly Splice[], emitProbe: E
   const formBytes = new Uint8Array(forms.length * FORM_BYTES)
   forms.forEach((form, i) => formBytes.set(form.bytes, i * FORM_BYTES))
   return {
-    siteCount: count, siteRva: siteRvas, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteRelocOffset,
-    siteTail, siteExpected,
+    siteCount: count, siteRva: siteRvas, sitePatch, siteLength, siteKind, siteFormClass,
+    siteFlags: new Uint8Array(count), siteRelocKind, siteRelocOffset, siteTail, siteExpected,
     formCount: forms.length,
     formClass: new Uint8Array(forms.length).fill(RETURN_FORMS),
     formKind: Uint8Array.from(forms, (f) => f.kind),

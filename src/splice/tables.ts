@@ -2,7 +2,13 @@
 // them; kmod/uapi/kerninst.h says what every field means.
 
 /** A site's kind: which bytes the splice writes (KERNINST_JMP, ...). */
-export const SITE_KIND = { jmp: 0, call: 1, jcc: 2 } as const
+export const SITE_KIND = { jmp: 0, call: 1, jcc: 2, hop: 3 } as const
+
+/**
+ * What a site's bytes are, where they are not one instruction (KERNINST_WINDOW, ...): several instructions that nothing
+ * jumps into and no call returns into; or bytes that nobody runs while the bundle is applied but who hops there.
+ */
+export const SITE_FLAG = { window: 1, springboard: 2 } as const
 
 /** How the expected bytes depend on the slide (KERNINST_RELOC_*). */
 export const RELOC_KIND = { none: 0, add: 1, sub: 2 } as const
@@ -18,14 +24,15 @@ export const FORM_BYTES = 6
 
 export interface PatchTables {
   readonly siteCount: number
-  readonly siteRva: Uint32Array //          site -> rva of the instruction; ascending
-  readonly sitePatch: Uint32Array //        site -> offset of its patch in code
-  readonly siteLength: Uint8Array //        site -> length of the instruction, 5..15
+  readonly siteRva: Uint32Array //          site -> rva of its first byte; ascending
+  readonly sitePatch: Uint32Array //        site -> offset of its patch in code; a hop: the springboard's site
+  readonly siteLength: Uint8Array //        site -> bytes, 5..15; a hop 2..15, a window 5..16, a springboard 5 or (hop) 2
   readonly siteKind: Uint8Array //          site -> SITE_KIND
   readonly siteFormClass: Uint8Array //     site -> 0, or the class of forms that its live bytes may have
+  readonly siteFlags: Uint8Array //         site -> 0 or one of SITE_FLAG
   readonly siteRelocKind: Uint8Array //     site -> RELOC_KIND
-  readonly siteRelocOffset: Uint8Array //   site -> offset of the adjusted 32-bit field in the instruction
-  readonly siteTail: Uint32Array //         site -> offset in code of the 5 bytes for the live form, or NONE
+  readonly siteRelocOffset: Uint8Array //   site -> offset of the adjusted 32-bit field in its bytes
+  readonly siteTail: Uint32Array //         site -> offset in code of the live form's 5 bytes, a window's bypass, or NONE
   readonly siteExpected: Uint8Array //      site * EXPECTED_BYTES -> link-time bytes, zero past siteLength
 
   readonly formCount: number

@@ -96,10 +96,10 @@ export function keygen(scratch: string, name: string): Key {
   return { key: join(scratch, `${name}.key`), cert: join(scratch, `${name}.crt`) }
 }
 
-/** Builds the module for one kernel, trusting one certificate. Returns the path of the .ko. */
-export function buildModule(target: Kernel, cert: string, scratch: string): string {
+/** Builds the module for one kernel, trusting one certificate, with further options of make. Returns the path of the .ko. */
+export function buildModule(target: Kernel, cert: string, scratch: string, options: readonly string[] = []): string {
   const folder = join(scratch, `kmod-${target.name}`)
-  must('make', ['-C', join(ROOT, 'kmod'), `KDIR=${target.kdir}`, `CERT=${cert}`, `OUT=${folder}`])
+  must('make', ['-C', join(ROOT, 'kmod'), `KDIR=${target.kdir}`, `CERT=${cert}`, `OUT=${folder}`, ...options])
   return join(folder, 'kerninst.ko')
 }
 
