@@ -13,7 +13,7 @@ import {
 } from '../test/guest/artefacts.js'
 import type { Kernel, Key } from '../test/guest/artefacts.js'
 import { runGuest } from '../test/guest/guest.js'
-import type { Manifest } from '../src/splice/manifest.js'
+import type { ManifestText } from '../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const PLACE = 'do_getpgid' // runs once in getpgid(0)
@@ -48,7 +48,7 @@ function firstJumpOver(target: Kernel, key: Key, scratch: string): string {
   return site.at
 }
 
-const savesAnything = (made: Manifest): boolean =>
+const savesAnything = (made: ManifestText): boolean =>
   made.sites.some(site => site.listing.some(line => /^(push|pushf|lahf)/.test(line)))
 
 function planOurs(target: Kernel, key: Key, middle: string, scratch: string): Ours[] {

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // The command line: arguments in, stages called, results on stdout, talk on stderr, exit codes as in error.ts.
 
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { setFlagsFromString } from 'node:v8'
 import { Command, CommanderError } from 'commander'
@@ -15,9 +16,10 @@ import { reportCsv } from './report/csv.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
 import { reportNumbers } from './report/numbers.js'
-import { printable } from './report/printable.js'
+import { gathered, printable } from './report/printable.js'
 import { showJson, showText } from './report/show.js'
 import { reportText, textOptions } from './report/text.js'
+import { pointsWhere, refusalText, summarize, type Summary } from './splice/manifest.js'
 
 // Nearly all time goes into a few loops that run once each. Interpreting such a loop further while it is compiled costs
 // more than it gains (7 % of processor time of `analyze`, Node 20).
@@ -41,13 +43,11 @@ const clearStage = (): void => {
   if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
 }
 
-// With -o into the file, else to stdout.
-const deliver = (text: string, path: string | undefined): void => {
-  if (path === undefined) process.stdout.write(text)
-  else writeWhole(path, text)
+// With -o into the file, else to stdout; in pieces, since a report of the whole kernel is larger than a string may be.
+const deliver = async (pieces: Iterable<string>, path?: string): Promise<void> => {
+  if (path !== undefined) return writeWhole(path, gathered(pieces))
+  for (const piece of gathered(pieces)) if (!process.stdout.write(piece)) await once(process.stdout, 'drain')
 }
-
-const withNewline = (text: string): string => (text.endsWith('\n') ? text : text + '\n')
 
 interface PlanOptions {
   output: string
@@ -81,38 +81,34 @@ const plan = async (image: string, options: PlanOptions): Promise<void> => {
   clearStage()
   const { bundle, manifest } = result
   if (bundle !== undefined) writeWhole(options.output, bundle)
-  if (options.json) process.stdout.write(planJson(result))
-  const { points, refusals, sites } = manifest
-  for (const refusal of refusals.slice(0, MAX_REFUSALS_SHOWN)) {
+  const summary = summarize(manifest)
+  if (options.json) process.stdout.write(planJson(result, summary))
+  const { points, served } = summary
+  const refused = points - served
+  let shown = 0
+  for (const p of pointsWhere(manifest, false)) {
+    if (shown++ === MAX_REFUSALS_SHOWN) break
+    const refusal = refusalText(manifest, p)
     const nearest = refusal.nearest === '' ? '' : `; nearest: ${refusal.nearest}`
     say(`kerninst: refused ${printable(refusal.point)}: ${refusal.code}: ${refusal.reason}${nearest}`)
   }
-  if (refusals.length > MAX_REFUSALS_SHOWN) {
-    const counts = Object.entries(countBy(refusals.map((r) => r.code))).map(([code, count]) => `${code} ${count}`).join(', ')
-    say(`kerninst: ${refusals.length} points refused in all: ${counts}${bundle === undefined ? '' : `; kerninst show ${options.output} lists them`}`)
+  if (refused > MAX_REFUSALS_SHOWN) {
+    const counts = Object.entries(summary.refused).map(([code, count]) => `${code} ${count}`).join(', ')
+    say(`kerninst: ${refused} points refused in all: ${counts}${bundle === undefined ? '' : `; kerninst show ${options.output} lists them`}`)
   }
   if (bundle === undefined) {
     throw new KerninstError(EXIT.found, `every point was refused, so ${options.output} is not written`)
   }
-  say(`kerninst: ${options.output}: ${points.length} of ${points.length + refusals.length} points served at ` +
-    `${sites.length} sites, ${bundle.length} bytes${key === undefined ? ', NOT SIGNED: modules refuse it (give --key and --cert)' : ''}`)
+  say(`kerninst: ${options.output}: ${served} of ${points} points served at ` +
+    `${manifest.siteTactic.length} sites, ${bundle.length} bytes${key === undefined ? ', NOT SIGNED: modules refuse it (give --key and --cert)' : ''}`)
 }
 
-const countBy = (names: Iterable<string>): Record<string, number> => {
-  const counts: Record<string, number> = {}
-  for (const name of [...names].sort()) counts[name] = (counts[name] ?? 0) + 1
-  return counts
-}
-
-const planJson = ({ manifest, bundle, seconds }: PlanResult): string =>
+const planJson = ({ manifest, bundle, seconds }: PlanResult, { points, served, derived, refused, tactics }: Summary): string =>
   JSON.stringify({
     schema: 'kerninst.plan/1',
-    points: manifest.points.length + manifest.refusals.length,
-    served: manifest.points.length,
-    derived: manifest.points.filter((point) => point.derived).length,
-    refused: countBy(manifest.refusals.map((r) => r.code)),
-    sites: manifest.sites.length,
-    tactics: countBy(manifest.sites.map((s) => s.tactic)),
+    points, served, derived, refused,
+    sites: manifest.siteTactic.length,
+    tactics,
     text: manifest.text,
     bundleBytes: bundle?.length ?? 0,
     seconds,
@@ -125,10 +121,10 @@ interface ReportOptions {
   output?: string
 }
 
-const report = (dump: string, options: ReportOptions): void => {
+const report = async (dump: string, options: ReportOptions): Promise<void> => {
   const bundle = readBundle(readLimited(options.bundle, MAX_BUNDLE_BYTES))
   const numbers = reportNumbers(bundle, readDump(dump))
-  const render: Record<string, () => string> = {
+  const render: Record<string, () => Iterable<string>> = {
     text: () => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
     json: () => reportJson(numbers),
     csv: () => reportCsv(numbers),
@@ -137,7 +133,7 @@ const report = (dump: string, options: ReportOptions): void => {
   if (chosen === undefined) {
     throw new KerninstError(EXIT.usage, `no format '${printable(options.format)}': there are ${Object.keys(render).join(', ')}`)
   }
-  deliver(withNewline(chosen()), options.output)
+  await deliver(chosen(), options.output)
 }
 
 const kallsymsOf = ({ kallsyms }: { kallsyms?: string }): { kallsyms?: string } => (kallsyms === undefined ? {} : { kallsyms })
@@ -231,7 +227,7 @@ program
   .requiredOption('--cert <file>', 'the certificate that it must be signed with')
   .action((path: string, options: { cert: string }) => {
     const bundle = verifyBundle(readLimited(path, MAX_BUNDLE_BYTES), readCertificateDer(options.cert))
-    say(`kerninst: ${path}: good: ${bundle.manifest.sites.length} sites for ${printable(bundle.manifest.image.release)}`)
+    say(`kerninst: ${path}: good: ${bundle.decoded.tables.siteCount} sites for ${printable(bundle.manifest.image.release)}`)
   })
 
 program
@@ -239,9 +235,9 @@ program
   .description('what is in a bundle: points, sites, patches, refusals')
   .argument('<bundle>')
   .option('--json')
-  .action((path: string, options: { json?: boolean }) => {
+  .action(async (path: string, options: { json?: boolean }) => {
     const bundle = readBundle(readLimited(path, MAX_BUNDLE_BYTES))
-    process.stdout.write(withNewline(options.json ? showJson(bundle) : showText(bundle)))
+    await deliver(options.json ? showJson(bundle) : showText(bundle))
   })
 
 program

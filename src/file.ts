@@ -30,7 +30,7 @@ export const removeTemporaries = (): void => {
 
 // Writes beside the final name, then lets `finish` give it that name.
 const viaTemporary = (
-  path: string, bytes: Uint8Array | string, mode: number, finish: (temporary: string) => void,
+  path: string, bytes: Uint8Array | Iterable<string>, mode: number, finish: (temporary: string) => void,
 ): void => {
   const temporary = `${path}.${process.pid}.tmp`
   let fd: number
@@ -42,10 +42,14 @@ const viaTemporary = (
   temporaries.add(temporary)
   try {
     try {
-      const data = typeof bytes === 'string' ? Buffer.from(bytes) : bytes
-      for (let done = 0; done < data.length; ) done += writeSync(fd, data, done)
+      for (const piece of bytes instanceof Uint8Array ? [bytes] : bytes) {
+        const data = typeof piece === 'string' ? Buffer.from(piece) : piece
+        for (let done = 0; done < data.length; ) done += writeSync(fd, data, done)
+      }
       fsyncSync(fd)
     } catch (error) {
+      if (error instanceof KerninstError) throw error
+      if (!(error instanceof Error && 'code' in error)) throw error // a bug in what makes the text
       throw new KerninstError(EXIT.io, `cannot write ${path}: ${codeOf(error)}; nothing is left there`)
     } finally {
       closeSync(fd)
@@ -63,9 +67,10 @@ const viaTemporary = (
 
 /**
  * Writes a file; one of that name is replaced.
+ * @param bytes or pieces of text, made while they are written
  * @throws KerninstError: 73 where it cannot be created, 74 where the disk fails
  */
-export const writeWhole = (path: string, bytes: Uint8Array | string): void =>
+export const writeWhole = (path: string, bytes: Uint8Array | readonly string[] | Generator<string, void>): void =>
   viaTemporary(path, bytes, 0o644, (temporary) => renameSync(temporary, path))
 
 /**

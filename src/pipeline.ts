@@ -100,7 +100,8 @@ export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const second = await SecondDecoder.load()
   const plan = await stage('plan', () => makePlan(live, second, points))
   await stage('check', () => checkPlan(graph, plan.encoded, plan.reserved, second))
-  const manifest = describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version })
+  const manifest = await stage('manifest', () =>
+    describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version }))
   if (plan.encoded.tables.siteCount === 0) return { bundle: undefined, plan, manifest, image, seconds }
   const { key, cert } = request
   const bundle = await stage('bundle', () =>

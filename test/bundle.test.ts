@@ -6,6 +6,7 @@ import { X509Certificate, createPublicKey, generateKeyPairSync, sign } from 'nod
 import type { KeyObject } from 'node:crypto'
 import { existsSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { isDeepStrictEqual } from 'node:util'
 import fc from 'fast-check'
 import t from 'tap'
 import type { Test } from 'tap'
@@ -15,16 +16,18 @@ import { signCms, verifyCms } from '../src/bundle/cms.js'
 import { integer, oid, readNode } from '../src/bundle/der.js'
 import { checkPair, keygen, parseKey, readCertificateDer, readKey } from '../src/bundle/keys.js'
 import * as layout from '../src/bundle/layout.js'
+import { pack as packColumn, writeNumbers } from '../src/bundle/columns.js'
 import { decodeManifest, encodeManifest, manifestSha256 } from '../src/bundle/manifest.js'
+import { pointText, refusalText, summarize, type Manifest } from '../src/splice/manifest.js'
 import { decode, encode } from '../src/bundle/msgpack.js'
 import type { Packable } from '../src/bundle/msgpack.js'
 import { decodePayload, encodePayload } from '../src/bundle/payload.js'
 import { EXIT, KerninstError } from '../src/error.js'
 import { NONE as OWN_NONE } from '../src/image/rva.js'
-import { FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_KIND } from '../src/splice/tables.js'
+import { FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../src/splice/tables.js'
 import type { PatchTables } from '../src/splice/tables.js'
 import { HEADER, compileJudge, newScratch, run, runC } from './judge.js'
-import { NONE, sampleManifest, sampleTables, sampleTarget } from './sample.js'
+import { NONE, sampleManifest, sampleTables, sampleTarget, tacticTables } from './sample.js'
 
 const scratch = newScratch()
 t.teardown(() => rmSync(scratch, { recursive: true }))
@@ -112,6 +115,7 @@ t.test('layout.ts and the header name the same fields, offsets, sizes and consta
   add('HEAP_', layout.HEAP_STATE, upper)
   add('', layout.MODULE_STATE, upper)
   add('', SITE_KIND, upper)
+  add('', SITE_FLAG, upper)
   add('RELOC_', RELOC_KIND, upper)
   add('FORM_', FORM_KIND, upper)
   add('FIX_', FIXUP_KIND, upper)
@@ -256,7 +260,7 @@ t.test('msgpack: what decodes is what was encoded, whatever the bytes', async (t
     fc.property(packable, (value) => Buffer.compare(encode(decode(encode(value), 'test')), encode(value)) === 0),
     { seed: SEED, numRuns: 500 },
   )
-  const seeds = [encode(sampleManifest() as unknown as Packable), encode({ a: [1n, 'x', Uint8Array.of(1)], b: -5 })]
+  const seeds = [encodeManifest(sampleManifest()), encode({ a: [1n, 'x', Uint8Array.of(1)], b: -5 })]
   let taken = 0
   for (let round = 0; round < 20_000; round++) {
     const bytes = Uint8Array.from(seeds[round % 2]!)
@@ -279,14 +283,18 @@ const digest = Uint8Array.from({ length: 32 }, (_, i) => i)
 const samplePayload = (): Uint8Array => encodePayload(sampleTarget(), sampleTables(), digest)
 
 t.test('payload: round trip, and what C structs see in it', async (t) => {
-  const payload = samplePayload()
-  t.same(decodePayload(payload), { target: sampleTarget(), tables: sampleTables(), manifestSha256: digest })
-  t.equal(hexOf(samplePayload()), hexOf(payload), 'the same inputs give the same bytes')
+  for (const make of [sampleTables, tacticTables]) seenByC(t, make)
+})
+
+const seenByC = (t: Test, make: () => PatchTables): void => {
+  const payload = encodePayload(sampleTarget(), make(), digest)
+  t.same(decodePayload(payload), { target: sampleTarget(), tables: make(), manifestSha256: digest })
+  t.equal(hexOf(encodePayload(sampleTarget(), make(), digest)), hexOf(payload), 'the same inputs give the same bytes')
   const target = sampleTarget()
-  const tables = sampleTables()
+  const tables = make()
   const expected: string[] = [
     `magic ${hexOf(Buffer.from('KINSTPLD'))}`,
-    'version 1',
+    `version ${layout.VERSION}`,
     'headerBytes 160',
     `payloadBytes ${payload.length}`,
     `linkBase ${target.base}`,
@@ -301,7 +309,8 @@ t.test('payload: round trip, and what C structs see in it', async (t) => {
   ]
   for (let i = 0; i < tables.siteCount; i++) {
     const { siteRva, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteTail, siteRelocOffset } = tables
-    const columns = [siteRva, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteTail, siteRelocOffset]
+    const columns = [siteRva, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteTail, siteRelocOffset,
+      tables.siteFlags]
     expected.push(`site ${columns.map((column) => column[i]).join(' ')}`)
     expected.push(`expected ${hexOf(tables.siteExpected.subarray(16 * i, 16 * i + 16))}`)
   }
@@ -315,9 +324,86 @@ t.test('payload: round trip, and what C structs see in it', async (t) => {
   }
   expected.push(`code ${hexOf(tables.code)}`)
   t.same(run(judge, ['fields'], payload).toString().trim().split('\n'), expected)
-})
+}
 
 type Numbers = { [K in keyof PatchTables as PatchTables[K] extends Uint8Array | Uint32Array ? K : never]: number }
+
+/** offset, bytes of the field, value, the message */
+type Case = readonly [number, 1 | 4 | 8, number | bigint, RegExp]
+
+const refusedByAll = (t: Test, payload: Uint8Array, cases: readonly Case[]): void => {
+  const mutants: Uint8Array[] = []
+  for (const [offset, width, value, message] of cases) {
+    const bytes = Uint8Array.from(payload)
+    const view = new DataView(bytes.buffer)
+    if (typeof value === 'bigint') view.setBigUint64(offset, value, true)
+    else if (width === 4) view.setUint32(offset, value, true)
+    else bytes[offset] = value
+    mutants.push(bytes)
+    throwsWith(t, EXIT.data, message, () => decodePayload(bytes), `byte ${offset} set to ${value}: ${message}`)
+  }
+  mutants.push(payload.subarray(0, 159), payload.subarray(0, payload.length - 1), new Uint8Array([...payload, 0]))
+  for (const bytes of mutants.slice(-3)) t.equal(refusal(() => decodePayload(bytes)).exit, EXIT.data)
+  const verdicts = judgeAll(mutants)
+  t.same(verdicts.filter((reason) => reason === layout.REASON.ok), [], 'the module refuses all of them too')
+}
+
+t.test('payload: every rule of windows, springboards and hops', async (t) => {
+  const payload = encodePayload(sampleTarget(), tacticTables(), digest)
+  const site = (i: number, field: keyof typeof layout.SITE): number => 160 + i * layout.SIZE.site + layout.SITE[field]
+  refusedByAll(t, payload, [
+    [site(0, 'flags'), 1, 1, /length|flags on a kind/],
+    [site(0, 'flags'), 1, 2, /length/],
+    [site(2, 'flags'), 1, 3, /unknown flags/],
+    [site(2, 'flags'), 1, 0, /a length of 16/],
+    [site(2, 'flags'), 1, 2, /a length of 16/],
+    [site(0, 'length'), 1, 1, /a length of 1/],
+    [site(7, 'length'), 1, 16, /a length of 16/],
+    [site(2, 'length'), 1, 17, /a length of 17/],
+    [site(1, 'length'), 1, 6, /a length of 6/],
+    [site(3, 'length'), 1, 3, /a length of 3/],
+    [site(0, 'patch'), 4, 0, /hops to no springboard/],
+    [site(0, 'patch'), 4, 2, /hops to no springboard/],
+    [site(0, 'patch'), 4, 9, /hops to no springboard/],
+    [site(0, 'patch'), 4, NONE, /hops to no springboard/],
+    [site(3, 'patch'), 4, 3, /hops too often/],
+    [site(1, 'flags'), 1, 0, /hops to no springboard/],
+    [site(0, 'rva'), 4, 0x1010 - 2 - 128, /hops too far/],
+    [site(7, 'rva'), 4, 0x1045 - 2 + 129, /hops too far/],
+    [site(1, 'patch'), 4, 100, /its patch/],
+    [site(4, 'patch'), 4, 100, /its patch/],
+    [site(3, 'kind'), 1, 1, /flags on a kind|length/],
+    [site(4, 'kind'), 1, 1, /flags on a kind/],
+    [site(2, 'kind'), 1, 2, /flags on a kind/],
+    [site(2, 'kind'), 1, 3, /flags on a kind|hops/],
+    [site(0, 'relocOffset'), 1, 1, /reloc_offset/],
+    [site(7, 'relocOffset'), 1, 0, /adjusted field/],
+    [site(7, 'relocOffset'), 1, 12, /adjusted field/],
+    [site(2, 'relocOffset'), 1, 13, /adjusted field/],
+    [site(4, 'relocOffset'), 1, 2, /adjusted field/],
+    [site(2, 'tail'), 4, NONE, /bypass/],
+    [site(2, 'tail'), 4, 100, /bypass/],
+    [site(0, 'tail'), 4, 0, /a tail without/],
+    [site(4, 'tail'), 4, 0, /a tail without/],
+    [site(3, 'rva'), 4, 0x1044, /site 3: overlaps/],
+    [site(4, 'rva'), 4, 0x1046, /site 4: overlaps/],
+    [site(4, 'rva'), 4, 0x104c, /site 4: overlaps/],
+    [site(8, 'rva'), 4, 0x1042, /site 8: overlaps/],
+    [site(1, 'rva'), 4, 0x1002, /site 1: overlaps/],
+    [site(6, 'rva'), 4, 0x1064, /site 6: overlaps/],
+    [site(5, 'rva'), 4, 0x104e, /site 5: overlaps/],
+  ])
+  for (const [offset, width, value] of [
+    [site(0, 'rva'), 4, 0x1010 - 2 - 127], [site(7, 'rva'), 4, 0x1045 - 2 + 128], [site(4, 'rva'), 4, 0x104b],
+    [site(4, 'rva'), 4, 0x1047], [site(2, 'length'), 1, 17 - 1], [site(0, 'length'), 1, 3],
+  ] as const) {
+    const bytes = Uint8Array.from(payload)
+    if (width === 4) new DataView(bytes.buffer).setUint32(offset, value, true)
+    else bytes[offset] = value
+    decodePayload(bytes)
+    t.same(judgeAll([bytes]), [layout.REASON.ok], `byte ${offset} set to ${value} is at the limit`)
+  }
+})
 
 t.test('payload: every rule', async (t) => {
   const payload = samplePayload()
@@ -326,10 +412,9 @@ t.test('payload: every rule', async (t) => {
   const site = (i: number, field: keyof typeof SITE): number => place.site + i * SIZE.site + SITE[field]
   const form = (i: number, field: keyof typeof FORM): number => place.form + i * SIZE.form + FORM[field]
   const fixup = (i: number, field: keyof typeof FIXUP): number => place.fixup + i * SIZE.fixup + FIXUP[field]
-  // offset, bytes of the field, value, the message
-  const cases: readonly (readonly [number, 1 | 4 | 8, number | bigint, RegExp])[] = [
+  const cases: readonly Case[] = [
     [PAYLOAD.magic, 1, 0x4c, /magic/],
-    [PAYLOAD.version, 4, 2, /version 2/],
+    [PAYLOAD.version, 4, 1, /version 1/],
     [PAYLOAD.headerBytes, 4, 168, /header_bytes/],
     [PAYLOAD.payloadBytes, 8, 1n, /payload_bytes/],
     [PAYLOAD.linkBase, 8, 0xffffffff81000800n, /link_base/],
@@ -363,7 +448,8 @@ t.test('payload: every rule', async (t) => {
     [site(0, 'length'), 1, 4, /length/],
     [site(0, 'length'), 1, 16, /length/],
     [site(0, 'length'), 1, 7, /bytes after its expected|adjusted/],
-    [site(0, 'kind'), 1, 3, /unknown kind/],
+    [site(0, 'kind'), 1, 4, /unknown kind/],
+    [site(0, 'kind'), 1, 3, /hops to no springboard/],
     [site(0, 'kind'), 1, 1, /adjusted field/],
     [site(1, 'kind'), 1, 2, /no direct conditional jump/],
     [site(2, 'kind'), 1, 1, /no direct call/],
@@ -384,7 +470,10 @@ t.test('payload: every rule', async (t) => {
     [site(1, 'expected'), 1, 0xe9, /no direct call/],
     [site(2, 'expected') + 1, 1, 0x74, /no direct conditional/],
     [site(2, 'expected') + 6, 1, 1, /bytes after its expected/],
-    [site(0, 'reserved') + 6, 1, 1, /must be zero/],
+    [site(0, 'reserved') + 5, 1, 1, /must be zero/],
+    [site(3, 'flags'), 1, 2, /form class on another/],
+    [site(1, 'flags'), 1, 2, /flags on a kind/],
+    [site(2, 'flags'), 1, 1, /flags on a kind/],
     [form(0, 'formClass'), 1, 0, /class of 0/],
     [form(0, 'kind'), 1, 2, /form 0: an unknown kind/],
     [form(0, 'bytes') + 5, 1, 1, /sixth byte/],
@@ -406,20 +495,7 @@ t.test('payload: every rule', async (t) => {
     [fixup(0, 'reserved') + 1, 1, 1, /must be zero/],
     [place.fixup + 5 * SIZE.fixup, 1, 1, /byte 412 must be zero/],
   ]
-  const mutants: Uint8Array[] = []
-  for (const [offset, width, value, message] of cases) {
-    const bytes = Uint8Array.from(payload)
-    const view = new DataView(bytes.buffer)
-    if (typeof value === 'bigint') view.setBigUint64(offset, value, true)
-    else if (width === 4) view.setUint32(offset, value, true)
-    else bytes[offset] = value
-    mutants.push(bytes)
-    throwsWith(t, EXIT.data, message, () => decodePayload(bytes), `byte ${offset} set to ${value}: ${message}`)
-  }
-  mutants.push(payload.subarray(0, 159), payload.subarray(0, payload.length - 1), new Uint8Array([...payload, 0]))
-  for (const bytes of mutants.slice(-3)) t.equal(refusal(() => decodePayload(bytes)).exit, EXIT.data)
-  const verdicts = judgeAll(mutants)
-  t.same(verdicts.filter((reason) => reason === layout.REASON.ok), [], 'the module refuses all of them too')
+  refusedByAll(t, payload, cases)
 
   const broken: Partial<Numbers> = { siteTail: 93, sitePatch: 100, fixupValue: 9 }
   for (const [name, value] of Object.entries(broken) as [keyof Numbers, number][]) {
@@ -444,18 +520,21 @@ const judgeAll = (payloads: readonly Uint8Array[]): number[] => {
 }
 
 t.test("payload: the module's parser agrees on every changed bit and on random changes", async (t) => {
-  const payload = samplePayload()
+  for (const make of [sampleTables, tacticTables]) agreed(t, encodePayload(sampleTarget(), make(), digest))
+})
+
+const agreed = (t: Test, payload: Uint8Array): void => {
   const mutants = [payload]
   for (let bit = 0; bit < 8 * payload.length; bit++) {
     const bytes = Uint8Array.from(payload)
     bytes[bit >> 3]! ^= 1 << (bit & 7)
     mutants.push(bytes)
   }
-  const interesting = [0, 1, 4, 5, 6, 7, 15, 16, 90, 99, 100, 0x7f, 0x80, 0xff]
+  const interesting = [0, 1, 2, 3, 4, 5, 6, 7, 15, 16, 17, 90, 99, 100, 0x40, 0x45, 0x7f, 0x80, 0xff]
   for (let round = 0; round < 20_000; round++) {
     const bytes = Uint8Array.from(payload)
     for (let i = random(2); i >= 0; i--) {
-      bytes[random(420)] = random(2) === 0 ? random(256) : interesting[random(interesting.length)]!
+      bytes[random(payload.length - 100)] = random(2) === 0 ? random(256) : interesting[random(interesting.length)]!
     }
     mutants.push(bytes)
   }
@@ -479,7 +558,7 @@ t.test("payload: the module's parser agrees on every changed bit and on random c
   })
   t.same(disagree.slice(0, 10), [])
   t.ok(both > 1000 && both < mutants.length / 2, `${both} of ${mutants.length} are payloads`)
-})
+}
 
 // ----------------------------------------- DER, certificates, signatures
 
@@ -679,6 +758,8 @@ t.test('keys: keygen, and what is not a key', async (t) => {
 
 // ---------------------------------------------------------------- bundle
 
+const DELTA = { delta: true } as const
+
 const input = (): Parameters<typeof writeBundle>[0] => ({
   manifest: sampleManifest(),
   target: sampleTarget(),
@@ -694,7 +775,7 @@ const resealed = (change: {
 }): Uint8Array => {
   const manifest = change.manifest ?? encodeManifest(sampleManifest())
   const payload = encodePayload(sampleTarget(), sampleTables(), manifestSha256(manifest))
-  const map = { format: 'kerninst-bundle', version: 1, manifest, payload, signature: new Uint8Array(0) }
+  const map = { format: 'kerninst-bundle', version: layout.VERSION, manifest, payload, signature: new Uint8Array(0) }
   return encode(change.map === undefined ? map : change.map(map))
 }
 
@@ -732,7 +813,7 @@ t.test('bundle: what is none', async (t) => {
   throwsWith(t, EXIT.data, /more than 50 values/, () => readBundle(small, { ...limits, items: 50 }))
   for (const [what, message, map] of [
     ['another format', /format/, (m) => ({ ...m, format: 'other' })],
-    ['another version', /version 2/, (m) => ({ ...m, version: 2 })],
+    ['another version', /version 1/, (m) => ({ ...m, version: 1 })],
     ['a version that is text', /version unknown/, (m) => ({ ...m, version: '\x1b[2J' })],
     ['a key too many', /keys/, (m) => ({ ...m, more: 1 })],
     ['a key too few', /keys/, ({ signature: _, ...m }) => m],
@@ -757,7 +838,7 @@ t.test('bundle: manifests that are not as declared', async (t) => {
   type Loose = { [name: string]: unknown }
   /** The sample manifest with one place changed; undefined removes it. */
   const changed = (path: string, value: unknown): Packable => {
-    const manifest = sampleManifest() as unknown as Loose
+    const manifest = decode(encodeManifest(sampleManifest()), 'test') as unknown as Loose
     const names = path.split('.')
     const last = names.pop()!
     const parent = names.reduce((at, name) => at[name] as Loose, manifest)
@@ -766,32 +847,123 @@ t.test('bundle: manifests that are not as declared', async (t) => {
     return manifest as unknown as Packable
   }
   for (const [what, path, value, message] of [
-    ['a text for a number', 'slots', '4', /slots is no/],
-    ['a negative number', 'slots', -1, /slots is no/],
-    ['a missing field', 'sites.0.tactic', undefined, /fields rva/],
-    ['an unknown field', 'more', 1, /fields tool/],
+    ['a text for a number', 'counts.slots', '4', /counts\.slots is no/],
+    ['a negative number', 'counts.slots', -1, /counts\.slots is no/],
+    ['more points than there may be', 'counts.points', 2 ** 23 + 1, /counts\.points is no/],
+    ['a missing field', 'columns.rva', undefined, /columns does not have the fields nameLengths/],
+    ['an unknown field', 'more', 1, /fields schema, tool/],
+    ['another schema', 'schema', 'kerninst.manifest/1', /schema is not 'kerninst\.manifest\/2'/],
     ['another tool', 'tool.name', 'x', /tool.name is not 'kerninst'/],
     ['a wrong build id', 'image.buildId', 'A0', /buildId is not/],
-    ['a list that is a map', 'points', {}, /points is no list/],
+    ['a list that is a map', 'refusals', {}, /refusals is no list/],
     ['a map that is a list', 'image', [], /image is no map/],
-    ['a long name', 'refusals.0.reason', 'x'.repeat(4097), /reason is no text/],
-    ['a slot too far', 'points.2.parts.0.slot', 4, /points\[2\]\.parts/],
-    ['a site too far', 'points.2.parts.0.site', 4, /points\[2\]\.parts/],
-    ['another rva', 'sites.1.rva', 5, /sites\[1\]\.rva/],
-    ['a site too few', 'sites', sampleManifest().sites.slice(1), /sites and/],
-    ['other slots', 'slots', 5, /slots and/],
+    ['bytes for a map', 'columns', new Uint8Array(3), /columns is no map/],
+    ['a text for a column', 'columns.of', 'x', /columns\.of is not binary/],
+    ['a long reason', 'refusals.0.reason', 'x'.repeat(4097), /reason is no text/],
     ['another base', 'image.base', '0xffffffff80000000', /image.base and/],
     ['another kernel', 'image.buildId', '00'.repeat(20), /image.buildId and/],
+    ['a column that does not inflate', 'columns.of', bytesOf('ffffff'), /columns\.of does not inflate to at most 25 bytes/],
+    ['an empty column', 'columns.of', new Uint8Array(0), /columns\.of (does not inflate|holds fewer)/],
+    ['a bomb', 'columns.derived', packColumn(new Uint8Array(2 ** 24)), /columns\.derived does not inflate to at most 25/],
+    ['bytes behind a column', 'columns.of', Uint8Array.of(...writeNumbers([0, 1, 1, 1, 1]), 0), /columns\.of has bytes after its end/],
+    ['a value too few', 'columns.refusal', writeNumbers([0, 0, 0, 1]), /columns\.refusal holds fewer than 5/],
+    ['a value too many', 'columns.refusal', writeNumbers([0, 0, 0, 1, 2, 0]), /columns\.refusal holds more than 5/],
+    ['a number of 33 bits', 'columns.nearest', packColumn(bytesOf('00000000ffffffff1f')), /columns\.nearest holds a number 4 that is none/],
+    ['a number of six bytes', 'columns.nearest', packColumn(bytesOf('00000000ffffffffff01')), /columns\.nearest holds a number 4 that is none/],
+    ['a number with a zero too many', 'columns.nearest', packColumn(bytesOf('000000008000')), /columns\.nearest holds a number 4 that is none/],
+    ['a number cut off', 'columns.nearest', packColumn(bytesOf('0000000080')), /columns\.nearest holds fewer/],
+    ['a name cut off', 'columns.names', packColumn(bytesOf('61')), /names\[0\] has 8 bytes/],
+    ['names with more', 'columns.names', packColumn(new Uint8Array(100)), /names has bytes after the last/],
+    ['a name that is not UTF-8', 'columns.names', packColumn(new Uint8Array(18).fill(0xff)), /names\[0\] is not UTF-8/],
+    ['a long name', 'columns.nameLengths', writeNumbers([4097, 0, 0, 0]), /names\[0\] has 4097 bytes/],
+    ['places that do not ascend', 'columns.placeFrom', writeNumbers([16, 16], DELTA), /placeFrom\[1\] does not ascend/],
+    ['a place below the image', 'columns.placeBack', writeNumbers([0xffb + 2, 0]), /placeBack\[0\] leads below/],
+    ['a place without a name', 'columns.placeName', writeNumbers([0, 4], DELTA), /placeName\[1\] is 4, not below 4/],
+    ['an unknown kind', 'columns.askedKind', writeNumbers([0, 1, 3, 6, 0]), /askedKind\[3\] is 6, not below 6/],
+    ['no such name', 'columns.askedName', writeNumbers([0, 0, 0, 0, 4], DELTA), /askedName\[4\] is 4, not below 4/],
+    ['no such title', 'columns.askedTitle', writeNumbers([0, 0, 0, 0, 5], DELTA), /askedTitle\[4\] is 5, not below 5/],
+    ['no such aggregate', 'columns.askedAggregate', writeNumbers([0, 0, 0, 0, 9], DELTA), /askedAggregate\[4\] is 9/],
+    ['a function that wraps', 'columns.askedBytes', writeNumbers([0xffffffff, 1, 1, 1, 0]), /askedBytes\[0\] leads out/],
+    ['an end without a start', 'columns.askedBytes', writeNumbers([1, 1, 1, 1, 1]), /askedBytes\[4\] leads out/],
+    ['nothing asked', 'columns.of', writeNumbers([0, 1, 2, 3, 5], DELTA), /of\[4\] is 5, not below 5/],
+    ['no such refusal', 'columns.refusal', writeNumbers([0, 0, 0, 1, 3]), /refusal\[4\] is 3, not below 3/],
+    ['derived is neither', 'columns.derived', writeNumbers([0, 0, 2, 0, 0]), /derived\[2\] is 2, not below 2/],
+    ['too many terms', 'columns.termCount', writeNumbers([1, 2, 2, 0, 0]), /termCount\[2\] leads past the 4 terms/],
+    ['terms that wrap', 'columns.termCount', writeNumbers([1, 0xffffffff, 4, 0, 0]), /termCount\[1\] leads past/],
+    ['too few terms', 'columns.termCount', writeNumbers([1, 1, 1, 0, 0]), /termCount leaves some/],
+    ['terms of a refused point', 'columns.termCount', writeNumbers([1, 1, 1, 1, 0]), /termCount\[3\] is of a point that is refused/],
+    ['a derived one that is refused', 'columns.derived', writeNumbers([0, 0, 0, 1, 0]), /termCount\[3\] is of a point that is refused/],
+    ['a point without terms', 'columns.termCount', writeNumbers([0, 3, 1, 0, 0]), /termCount\[0\] is zero/],
+    ['a served point nowhere', 'columns.rva', writeNumbers([0, 1, 1, 1, 0], DELTA), /rva\[0\] is missing/],
+    ['a slot too far', 'columns.term', writeNumbers([0, 2, 6, 8], DELTA), /term\[3\] is 8, not below 8/],
+    ['no such tactic', 'columns.siteTactic', writeNumbers([0, 1, 3, 0]), /siteTactic\[2\] is 3, not below 3/],
+    ['a site too far', 'columns.slotSite', writeNumbers([0, 2, 4, 3], DELTA), /slotSite\[2\] is 4, not below 4/],
   ] as const) {
-    const bytes = encode(changed(path, value))
-    throwsWith(t, EXIT.data, message, () => readBundle(resealed({ manifest: bytes })), what)
+    const value2 = encode(changed(path, value))
+    throwsWith(t, EXIT.data, message, () => readBundle(resealed({ manifest: value2 })), what)
   }
-  const { tool, ...rest } = sampleManifest()
-  const reordered = encode({ ...rest, tool } as unknown as Packable)
-  throwsWith(t, EXIT.data, /fields tool/, () => decodeManifest(reordered), 'another order of fields')
-  throwsWith(t, EXIT.data, /programs\[0\] is no text/, () =>
-    encodeManifest({ ...sampleManifest(), programs: ['x'.repeat(2 ** 20 + 1)] }),
-  )
+  const sample = sampleManifest()
+  const more = encodeManifest({ ...sample, siteTactic: Uint8Array.of(...sample.siteTactic, 0) })
+  throwsWith(t, EXIT.data, /the manifest's sites and/, () => readBundle(resealed({ manifest: more })), 'a site more')
+  const slots = encodeManifest({ ...sample, slotSite: Uint32Array.of(...sample.slotSite, 0) })
+  throwsWith(t, EXIT.data, /the manifest's slots and/, () => readBundle(resealed({ manifest: slots })), 'a slot more')
+  const { tool, ...rest } = decode(encodeManifest(sample), 'test') as Record<string, Packable>
+  throwsWith(t, EXIT.data, /fields schema, tool/, () => decodeManifest(encode({ ...rest, tool: tool! })), 'another order of fields')
+  throwsWith(t, EXIT.data, /programs\[0\] is no text/, () => encodeManifest({ ...sample, programs: ['x'.repeat(2 ** 20 + 1)] }))
+  throwsWith(t, EXIT.data, /names\[0\] is no text/, () => encodeManifest({ ...sample, names: ['x'.repeat(4097), '', 'out', 'no_such'] }))
+})
+
+t.test('manifest: random tables, and back', async (t) => {
+  const u32 = (): number => random(2) ? random(2 ** 31) * 2 + random(2) : random(300)
+  const name = (): string => Array.from({ length: random(12) }, () => String.fromCodePoint([97 + random(26), 0x3b1, 0x1f600, 0x2028, 0x1b][random(5)]!)).join('')
+  for (let round = 0; round < 300; round++) {
+    const [asked, count, slots, sites] = [1 + random(20), random(200), 1 + random(40), 1 + random(40)]
+    const names = Array.from({ length: 1 + random(30) }, name)
+    const table = (length: number, value: () => number): Uint32Array => Uint32Array.from({ length }, value)
+    const bytes = (length: number, bound: number): Uint8Array => Uint8Array.from({ length }, () => random(bound))
+    const from = Uint32Array.from(new Set(table(random(20), () => Math.min(u32(), NONE - 1)))).sort()
+    const start = table(asked, () => (random(4) ? u32() : NONE))
+    const refusal = bytes(count, 3)
+    const derived = refusal.map((code) => (code ? 0 : random(2)))
+    const termStart = new Uint32Array(count + 1)
+    refusal.forEach((code, p) => (termStart[p + 1] = termStart[p]! + (code ? 0 : random(9) + 1 - derived[p]!)))
+    const terms = termStart[count]!
+    const maybe = (): number => (random(2) ? NONE : u32())
+    const manifest: Manifest = {
+      ...sampleManifest(), names, tactics: ['a', 'b'],
+      places: { from, start: from.map((rva) => (random(3) ? rva - random(Math.min(rva, 1000) + 1) : NONE)), name: table(from.length, () => random(names.length)) },
+      asked: {
+        kind: bytes(asked, 6), name: table(asked, () => random(names.length)), start,
+        end: start.map((rva) => (rva === NONE ? NONE : rva + random(Math.min(NONE - rva, 5000)))), offset: table(asked, u32),
+        title: table(asked, () => random(names.length + 1)), aggregate: table(asked, () => random(names.length)),
+      },
+      points: {
+        count, of: table(count, () => random(asked)), rva: Uint32Array.from(refusal, (code) => (code ? maybe() : Math.min(u32(), NONE - 1))),
+        to: table(count, maybe), refusal, nearest: table(count, maybe), derived, termStart,
+        term: table(terms, () => random(2 * slots)), termRva: table(terms, u32),
+      },
+      siteTactic: bytes(sites, 2), slotSite: table(slots, () => random(sites)),
+    }
+    const encoded = encodeManifest(manifest)
+    const back = decodeManifest(encoded)
+    if (!isDeepStrictEqual(back, manifest)) t.same(back, manifest, `round ${round}`)
+    t.equal(hexOf(encodeManifest(back)) === hexOf(encoded), true, 'the same bytes again')
+    // Names of whatever there is, without an exception; changed bytes, without one of another kind.
+    for (let p = 0; p < count; p++) {
+      if (refusal[p]) refusalText(back, p)
+      else pointText(back, table(sites, u32), p)
+    }
+    summarize(back)
+    for (let n = 0; n < 20; n++) {
+      const bad = Uint8Array.from(encoded)
+      bad[random(bad.length)]! ^= 1 << random(8)
+      try {
+        decodeManifest(bad)
+      } catch (error) {
+        if (!(error instanceof KerninstError) || error.exit !== EXIT.data) throw error
+      }
+    }
+  }
 })
 
 t.test('bundle: any changed bit is noticed', async (t) => {
@@ -826,6 +998,7 @@ t.test('bundle: a large one, written, read, and any of its bits', async (t) => {
     siteLength: new Uint8Array(sites).fill(5),
     siteKind: new Uint8Array(sites).fill(1),
     siteFormClass: new Uint8Array(sites),
+    siteFlags: new Uint8Array(sites),
     siteRelocKind: new Uint8Array(sites),
     siteRelocOffset: new Uint8Array(sites),
     siteTail: new Uint32Array(sites).fill(NONE),
@@ -838,13 +1011,13 @@ t.test('bundle: a large one, written, read, and any of its bits', async (t) => {
     code: new Uint8Array(perSite * sites),
     slotCount: sites,
   }
-  const manifest = sampleManifest()
-  manifest.slots = sites
-  manifest.sites = Array.from({ length: sites }, (_, i) => ({ ...manifest.sites[i % 4]!, rva: 16 * i }))
+  const manifest: Manifest = {
+    ...sampleManifest(), siteTactic: new Uint8Array(sites), slotSite: Uint32Array.from({ length: sites }, (_, i) => i),
+  }
   const start = performance.now()
   const bytes = writeBundle({ ...input(), manifest, tables })
   const written = performance.now()
-  t.same(verifyBundle(bytes, cert).manifest.sites.length, sites)
+  t.same(verifyBundle(bytes, cert).manifest.siteTactic.length, sites)
   t.comment(
     `${bytes.length} bytes: written in ${Math.round(written - start)} ms, ` +
       `verified in ${Math.round(performance.now() - written)} ms`,

@@ -114,7 +114,7 @@ for (const name of KERNELS) {
     t.equal(result.exit, 0, result.lines.filter((line) => !line.startsWith('+')).slice(-6).join(' | '))
     const dump = join(scratch, `${name}.dump`)
     writeFileSync(dump, result.files.get('dump') ?? '')
-    const counts = new Map(reportNumbers(readBundle(readFileSync(bundle)), readDump(dump)).points
+    const counts = new Map([...reportNumbers(readBundle(readFileSync(bundle)), readDump(dump)).points()]
       .map(({ point, count }) => [`${placeOf(point)} ${isTaken(point)}`, count]))
     const countOf = (slot: number): bigint => counts.get(`${graph.insns.rva[draft.slotInsn[slot]!]} ${draft.slotTakes[slot] === 1}`)!
 

@@ -68,9 +68,10 @@ static int fields(void)
 		const struct kerninst_site *site = (void *)(bytes + head->site_offset);
 
 		site += i;
-		printf("site %u %u %u %u %u %u %u %u\n", site->rva, site->patch,
+		printf("site %u %u %u %u %u %u %u %u %u\n", site->rva, site->patch,
 		       site->length, site->kind, site->form_class,
-		       site->reloc_kind, site->tail, site->reloc_offset);
+		       site->reloc_kind, site->tail, site->reloc_offset,
+		       site->flags);
 		hex("expected", site->expected, 16);
 	}
 	for (i = 0; i < head->form_count; i++) {

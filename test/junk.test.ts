@@ -100,7 +100,7 @@ for (const name of KERNELS) {
       t.equal(result.exit, 0, `${label}: ${result.lines.filter((line) => !line.startsWith('+')).slice(-8).join(' | ')}`)
       const dump = join(scratch, `${label}.dump`)
       writeFileSync(dump, result.files.get('dump') ?? '')
-      const { points } = reportNumbers(readBundle(readFileSync(join(scratch, label))), readDump(dump))
+      const points = [...reportNumbers(readBundle(readFileSync(join(scratch, label))), readDump(dump)).points()]
       const ran = points.filter((point) => point.count > 0n)
       const runs = ran.reduce((sum, point) => sum + point.count, 0n)
       t.comment(`${label}: ${draft.slotInsn.length} places, ${ran.length} of them ran, ${runs} times; ${Math.round(result.seconds)} s`)

@@ -14,7 +14,7 @@ import {
 import type { Kernel } from './guest/artefacts.js'
 import { runGuest } from './guest/guest.js'
 import type { GuestFile, GuestResult } from './guest/guest.js'
-import type { Manifest, ManifestPoint } from '../src/splice/manifest.js'
+import type { ManifestPoint, ManifestText } from '../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const ROUNDS = 5 //     of the workload while both count
@@ -40,7 +40,7 @@ const functions = readFileSync(join(ROOT, 'test/guest/functions.txt'), 'utf8').s
 interface Target extends Kernel {
   readonly module: string
   readonly bundle: string
-  readonly manifest: Manifest
+  readonly manifest: ManifestText
   readonly calls: readonly Call[] // in CALLER
   readonly judged: readonly string[] // functions whose entry and return are both served
 }

@@ -6,6 +6,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { readBundle, writeBundle } from '../src/bundle/bundle.js'
 import { equivalentBlocks, runsWith } from '../src/cfg/equivalent.js'
 import { cutFunction, type FunctionGraph } from '../src/cfg/function.js'
 import { buildGraph } from '../src/cfg/graph.js'
@@ -18,11 +19,15 @@ import { KerninstError } from '../src/error.js'
 import { loadImage, type Image } from '../src/image/image.js'
 import { hex, NONE } from '../src/image/rva.js'
 import { livenessOf, solveLiveness } from '../src/liveness/live.js'
+import { identify } from '../src/pipeline.js'
 import { resolvePoints } from '../src/probe/points.js'
 import { parseProgram } from '../src/probe/program.js'
+import { showJson } from '../src/report/show.js'
 import { checkPlan } from '../src/splice/check.js'
 import { CodeBuffer } from '../src/splice/code.js'
 import { describeLive, emitCounters } from '../src/splice/counter.js'
+import { describePlan } from '../src/splice/describe.js'
+import type { ManifestText } from '../src/splice/manifest.js'
 import { originalOf } from '../src/splice/move.js'
 import { makePlan, placeOf, type Plan } from '../src/splice/plan.js'
 import { CODES } from '../src/splice/refusal.js'
@@ -347,6 +352,15 @@ for (const kernel of KERNELS) {
       t.equal(checked.sites, plan.encoded.tables.siteCount)
       t.ok(checked.sites >= 15)
       t.same(planOf(program).encoded, plan.encoded)
+      const manifest = describePlan(image, plan, [program], { name: 'kerninst', version: '0' })
+      const bundle = readBundle(writeBundle({ manifest, target: identify(image), tables: plan.encoded.tables }))
+      t.same(bundle.manifest, manifest, 'through a bundle and back')
+      const shown = (JSON.parse([...showJson(bundle)].join('')) as { manifest: ManifestText }).manifest
+      t.equal(shown.points.length + shown.refusals.length, plan.points.count)
+      t.same(shown.refusals.map(({ code }) => code), refusals(plan).map(({ code }) => code))
+      t.equal(shown.points.find((p) => p.point === 'entry:vfs_read')!.parts.length, 1)
+      t.ok(shown.points.find((p) => p.point === 'return:handle_mm_fault')!.parts.length >= 1)
+      for (const site of shown.sites) t.ok(site.listing.length >= 3, `${site.at}: ${site.listing.join('; ')}`)
       t.end()
     })
 

@@ -10,15 +10,19 @@ import type { Bundle } from '../src/bundle/bundle.js'
 import { DUMP, HEAP, SIZE } from '../src/bundle/layout.js'
 import { readDump } from '../src/dump/dump.js'
 import { EXIT, KerninstError } from '../src/error.js'
-import { reportCsv } from '../src/report/csv.js'
-import { reportJson } from '../src/report/json.js'
+import { reportCsv as csvPieces } from '../src/report/csv.js'
+import { reportJson as jsonPieces } from '../src/report/json.js'
 import { reportNumbers } from '../src/report/numbers.js'
 import { duration, grouped, jsonLine, printable, wallTime, wrapped } from '../src/report/printable.js'
-import { showJson, showText } from '../src/report/show.js'
-import { reportText, textOptions } from '../src/report/text.js'
-import type { Manifest } from '../src/splice/manifest.js'
+import { showJson as showJsonPieces, showText as showTextPieces } from '../src/report/show.js'
+import { reportText as textPieces, textOptions } from '../src/report/text.js'
+import type { Manifest, ManifestText } from '../src/splice/manifest.js'
 import { compileJudge, newScratch, run } from './judge.js'
-import { sampleManifest, sampleTables, sampleTarget } from './sample.js'
+import { VFS_READ, sampleManifest, sampleTables, sampleTarget, withDerived } from './sample.js'
+
+const whole = <A extends readonly unknown[]>(make: (...args: A) => Iterable<string>) => (...args: A): string => [...make(...args)].join('')
+const [reportCsv, reportJson, reportText] = [whole(csvPieces), whole(jsonPieces), whole(textPieces)]
+const [showJson, showText] = [whole(showJsonPieces), whole(showTextPieces)]
 
 const scratch = newScratch()
 t.teardown(() => rmSync(scratch, { recursive: true }))
@@ -96,7 +100,7 @@ t.test('dump: damaged', async (t) => {
   const bytes = cDump(2, 4)
   for (const [what, offset, width, value, message] of [
     ['dump magic', DUMP.magic, 1, 0, /no kerninst dump/],
-    ['dump version', DUMP.version, 4, 2, /version 2/],
+    ['dump version', DUMP.version, 4, 1, /version 1,/],
     ['dump header_bytes', DUMP.headerBytes, 4, 255, /header_bytes/],
     ['heap_bytes, less', DUMP.heapBytes, 8, 4096n, /after its end/],
     ['heap_bytes, more', DUMP.heapBytes, 8, 2n ** 63n, /cut off/],
@@ -146,7 +150,7 @@ const numbers = reportNumbers(bundle, readDump(dumpOf(bundle, 2)))
 
 t.test('numbers: sums of parts and CPUs', async (t) => {
   t.same(
-    numbers.points.map(({ point, count, perCpu, parts }) => [point, count, perCpu, parts.map((part) => part.count)]),
+    [...numbers.points()].map(({ point, count, perCpu, parts }) => [point, count, perCpu, parts.map((part) => part.count)]),
     [
       ['entry:vfs_read', 1000n, [0n, 1000n], [1000n]],
       ['return:vfs_read', 1n + 3n + 1001n + 1003n, [4n, 2004n], [1002n, 1006n]],
@@ -155,7 +159,7 @@ t.test('numbers: sums of parts and CPUs', async (t) => {
   )
   const full = dumpOf(bundle, 2)
   full.fill(0xff, heap + 4096)
-  const most = reportNumbers(bundle, readDump(full)).points[1]!
+  const most = reportNumbers(bundle, readDump(full)).point(1)
   t.equal(most.count, 4n * (2n ** 64n - 1n), 'sums of full counters do not wrap')
 
   const other = bundleOf({ ...sampleManifest(), programs: [] })
@@ -175,17 +179,15 @@ t.test('numbers: sums of parts and CPUs', async (t) => {
 })
 
 t.test('derived counts', async (t) => {
-  const manifest = sampleManifest()
-  const part = (at: string, slot: number, site: number) => ({ at, slot, site })
-  const [exit, other, entry] = [part('vfs_read+0x1d', 1, 2), part('vfs_read+0x100', 3, 3), part('vfs_read+0x5', 0, 0)]
-  manifest.points.push(
-    { point: 'block:vfs_read+0x20', aggregate: '', at: 'vfs_read+0x20', derived: true, parts: [exit, other], less: [entry] },
-    { point: 'block:vfs_read+0x30', aggregate: '', at: 'vfs_read+0x30', derived: true, parts: [entry], less: [exit] },
-    { point: 'block:vfs_read+0x40', aggregate: '', at: 'vfs_read+0x40', derived: true, parts: [], less: [] },
-  )
+  const [exit, other, entry] = [[1, VFS_READ + 0x1d], [3, VFS_READ + 0x100], [0, VFS_READ + 5]] as [number, number][]
+  const manifest = withDerived(sampleManifest(), [
+    { rva: VFS_READ + 0x20, plus: [exit!, other!], minus: [entry!] },
+    { rva: VFS_READ + 0x30, plus: [entry!], minus: [exit!] },
+    { rva: VFS_READ + 0x40, plus: [], minus: [] },
+  ])
   const solved = bundleOf(manifest)
   const found = reportNumbers(solved, readDump(dumpOf(solved, 2)))
-  t.same(found.points.slice(3).map(({ count, perCpu, derived }) => [count, perCpu, derived]),
+  t.same([...found.points()].slice(3).map(({ count, perCpu, derived }) => [count, perCpu, derived]),
     [[1008n, [4n, 1004n], true], [-2n, [-1n, -1n], true], [0n, [0n, 0n], true]])
   const { points } = JSON.parse(reportJson(found)) as { points: { count: string, derived: boolean, less?: { count: string }[] }[] }
   t.same(points.slice(3).map(({ count, derived, less }) => [count, derived, less!.map((each) => each.count)]),
@@ -199,6 +201,11 @@ t.test('derived counts', async (t) => {
   t.match(showText(solved), /  block:vfs_read\+0x20  @  derived\n    \+ vfs_read\+0x1d: slot 1,[^]*\n    - vfs_read\+0x5: slot 0,/)
   t.end()
 })
+
+const REFUSED = [
+  { point: 'insn:vfs_read+0x1', code: 'short', reason: 'an instruction of 2 bytes', nearest: 'insn:vfs_read+0x5' },
+  { point: 'entry:no_such', code: 'unknown', reason: 'no function of this name', nearest: '' },
+]
 
 t.test('json', async (t) => {
   const report = JSON.parse(reportJson(numbers)) as Record<string, unknown>
@@ -224,7 +231,7 @@ t.test('json', async (t) => {
       },
       {
         point: 'return:vfs_read',
-        at: 'vfs_read+0x1d',
+        at: 'vfs_read+0x12',
         count: '2008',
         perCpu: ['4', '2004'],
         derived: false,
@@ -244,7 +251,7 @@ t.test('json', async (t) => {
         parts: [{ at: 'vfs_read+0xd', count: '1004', perCpu: ['2', '1002'] }],
       },
     ],
-    refusals: sampleManifest().refusals,
+    refusals: REFUSED,
   })
   t.equal(reportJson(numbers).split('\n').length, 2, 'one line')
 })
@@ -263,7 +270,7 @@ t.test('text', async (t) => {
       'stopped  123.5 µs for apply',
       '',
       'count  cpu0   cpu1  point                 at',
-      '2,008     4  2,004  return:vfs_read @out  vfs_read+0x1d',
+      '2,008     4  2,004  return:vfs_read @out  vfs_read+0x12',
       '1,002     1  1,001                          vfs_read+0x1d',
       '1,006     3  1,003                          vfs_read+0x100',
       '1,004     2  1,002  call:vfs_read+0xd     vfs_read+0xd',
@@ -290,10 +297,11 @@ t.test('text', async (t) => {
   t.match(one, /counted  3\.1 s/)
   t.notMatch(one, /cpu0/, 'one CPU needs no columns')
 
-  const manifest = sampleManifest()
-  manifest.points[0]!.point = `entry:${'long_name_'.repeat(20)}`
-  manifest.points[0]!.parts[0]!.at = manifest.points[0]!.at = `${'long_name_'.repeat(20)}+0x5`
-  manifest.refusals[0]!.reason = 'a long reason, '.repeat(20) + 'x'.repeat(150)
+  const sample = sampleManifest()
+  const manifest: Manifest = {
+    ...sample, names: ['long_name_'.repeat(20), ...sample.names.slice(1)],
+    refusals: [{ code: 'short', reason: 'a long reason, '.repeat(20) + 'x'.repeat(150) }, sample.refusals[1]!],
+  }
   const long = bundleOf(manifest)
   for (const cpus of [1, 2, 8, 16, 17]) {
     for (const width of [60, 80, 100, 131, 300]) {
@@ -316,19 +324,11 @@ t.test('text: what a terminal gets', async (t) => {
   t.same(textOptions({}, { COLUMNS: '1e99' }), { width: 1000, color: false })
 
   const evil = '\x1b]0;owned\x07\x1b[2J\r\n\u009b31m\u202ereversed\u2028\u200b\u{e0041}"=,'
-  const manifest = sampleManifest()
-  manifest.image.release = evil
-  manifest.image.symbols = [evil]
-  manifest.programs = [evil]
-  manifest.tool.version = evil
-  for (const point of manifest.points) {
-    point.point = point.aggregate = point.at = evil
-    for (const part of point.parts) part.at = evil
-  }
-  for (const refusal of manifest.refusals) refusal.point = refusal.code = refusal.reason = refusal.nearest = evil
-  for (const site of manifest.sites) {
-    site.at = site.tactic = site.instruction = evil
-    site.listing = [evil]
+  const sample = sampleManifest()
+  const manifest: Manifest = {
+    ...sample, tool: { name: 'kerninst', version: evil }, image: { ...sample.image, release: evil, symbols: [evil] }, programs: [evil],
+    names: sample.names.map(() => evil), refusals: sample.refusals.map(() => ({ code: evil, reason: evil })),
+    tactics: sample.tactics.map(() => evil),
   }
   const bad = bundleOf(manifest)
   const bytes = dumpOf(bad, 2)
@@ -347,7 +347,7 @@ t.test('text: what a terminal gets', async (t) => {
     t.match(output, /owned/, `${name} shows the name all the same`)
   }
   const parsed = JSON.parse(outputs.json) as { points: { at: string }[] }
-  t.equal(parsed.points[0]!.at, evil, 'JSON keeps the very text')
+  t.equal(parsed.points[0]!.at, `${evil}+0x5`, 'JSON keeps the very text')
   t.equal(printable('a\x1bé\u{1f600}\ud800'), 'a\\u{1b}é\u{1f600}\\u{d800}')
   t.equal(jsonLine({ a: '\\\u009b"' }), '{"a":"\\\\\\u009b\\""}\n')
 })
@@ -381,13 +381,13 @@ t.test('csv', async (t) => {
     [
       'point,aggregate,at,count,derived,cpu0,cpu1',
       'entry:vfs_read,,vfs_read+0x5,1000,false,0,1000',
-      'return:vfs_read,out,vfs_read+0x1d,2008,false,4,2004',
+      'return:vfs_read,out,vfs_read+0x12,2008,false,4,2004',
       'call:vfs_read+0xd,,vfs_read+0xd,1004,false,2,1002',
       '',
     ].join('\r\n'),
   )
-  const manifest = sampleManifest()
-  manifest.points[0]!.point = '=cmd("x"),1'
+  const title = Uint32Array.of(5, 0, 0, 0, 0)
+  const manifest = { ...sampleManifest(), names: [...sampleManifest().names, '=cmd("x"),1'], asked: { ...sampleManifest().asked, title } }
   const odd = bundleOf(manifest)
   t.match(reportCsv(reportNumbers(odd, readDump(dumpOf(odd, 1)))), `\r\n"'=cmd(""x""),1",,`)
 })
@@ -401,18 +401,53 @@ t.test('show', async (t) => {
     'signed    no',
     'program   return:vfs_read { @out = count() }',
     '  return:vfs_read  @out',
-    '    vfs_read+0x100: slot 3, jmp at vfs_read+0x100',
-    '  site 1  vfs_read+0xd  call: call rw_verify_area',
-    '    incq %gs:(%rax)',
+    '    vfs_read+0x100: slot 3, jmp at vfs_read+0x1005',
+    '  site 1  vfs_read+0xd  call: call 0xffffffff8133321e',
     '  entry:no_such: unknown: no function of this name',
     '  insn:vfs_read+0x1: short: an instruction of 2 bytes; try insn:vfs_read+0x5',
   ]) {
     t.ok(text.split('\n').includes(line), line)
   }
-  t.same(JSON.parse(showJson(bundle)), {
+  const shown = JSON.parse(showJson(bundle)) as { manifest: ManifestText }
+  const { tool, image, programs, text: bytes } = sampleManifest()
+  const { points, refusals, sites, ...rest } = shown.manifest
+  t.same({ ...shown, manifest: rest }, {
     schema: 'kerninst.show/1',
-    manifest: sampleManifest(),
+    manifest: { tool, image, programs, slots: 4, text: bytes },
     payload: { bytes: bundle.payload.length, sites: 4, slots: 4, codeBytes: 100, fixups: 5, forms: 2 },
     signed: false,
   })
+  t.same(points[1], {
+    point: 'return:vfs_read', aggregate: 'out', at: 'vfs_read+0x12', derived: false, less: [],
+    parts: [{ at: 'vfs_read+0x1d', slot: 1, site: 2 }, { at: 'vfs_read+0x100', slot: 3, site: 3 }],
+  })
+  t.equal(points.length, 3)
+  t.same(refusals, REFUSED)
+  t.same(sites.map(({ rva, at, tactic, instruction }) => [rva, at, tactic, instruction]), [
+    [0x1000, 'vfs_read+0x5', 'jmp', 'mov %rax,-0x7dcfdff0(,%rcx,8)'],
+    [0x1008, 'vfs_read+0xd', 'call', 'call 0xffffffff8133321e'],
+    [0x100d, 'vfs_read+0x12', 'jcc', 'je 0xffffffff81001053'],
+    [0x2000, 'vfs_read+0x1005', 'jmp', 'jmp 0xffffffff8177865a'],
+  ])
+  t.equal(sites[3]!.listing.at(-1), 'ret  # as the running kernel has it')
+})
+
+t.test('many points: the first, sums, and what is left out', async (t) => {
+  const derived = Array.from({ length: 3000 }, (_, i) => ({
+    rva: VFS_READ + i, plus: [[i % 4, VFS_READ]] as [number, number][], minus: (i % 7 ? [] : [[3, VFS_READ]]) as [number, number][],
+  }))
+  const large = bundleOf(withDerived(sampleManifest(), derived))
+  const sums = reportNumbers(large, readDump(dumpOf(large, 2)))
+  const text = reportText(sums, { width: 90, color: false })
+  t.ok(text.split('\n').every((line) => line.length <= 90))
+  t.ok(text.split('\n').length < 400, `${text.split('\n').length} lines`)
+  t.match(text, /^points   3003 served, 3000 of them derived; 2896 ran; 2 refused$/m)
+  t.match(text, /^and 2903 more: --format json or csv gives all$/m)
+  const total = sums.counts.slice(3).reduce((sum, count) => sum + count, 0n)
+  t.match(text, new RegExp(`^${grouped(total)} +2893 +3000  block:vfs_read$`, 'm'), 'the sum of the function')
+  t.match(text, /^imbalance \(322\)$/m)
+  t.match(text, /^  and 222 nearer to zero$/m)
+  t.match(text, /^refused \(2\)\n  insn:vfs_read\+0x1: short$/m)
+  t.equal((JSON.parse(reportJson(sums)) as { points: unknown[] }).points.length, 3003, 'JSON has all')
+  t.equal(reportCsv(sums).split('\r\n').length, 1 + 3003 + 1, 'CSV has all')
 })

@@ -84,13 +84,9 @@ export const tacticTables = (): PatchTables => {
   }
 }
 
-const site = (rva: number, at: string, tactic: string, instruction: string): Manifest['sites'][number] => ({
-  rva,
-  at,
-  tactic,
-  instruction,
-  listing: ['mov $slot, %rax', 'incq %gs:(%rax)', instruction, `jmp ${at}`],
-})
+const SITE_TACTIC = Uint8Array.of(0, 1, 2, 0)
+/** The places of the sample: one function, from rva 0xffb, and one that a jump leads to. */
+export const VFS_READ = 0xffb
 
 export const sampleManifest = (): Manifest => ({
   tool: { name: 'kerninst', version: '0.1.0' },
@@ -103,45 +99,60 @@ export const sampleManifest = (): Manifest => ({
     symbols: ['symtab'],
   },
   programs: ['entry:vfs_read { @ = count() }', 'return:vfs_read { @out = count() }'],
-  points: [
-    {
-      point: 'entry:vfs_read',
-      aggregate: '',
-      at: 'vfs_read+0x5',
-      derived: false,
-      parts: [{ at: 'vfs_read+0x5', slot: 0, site: 0 }],
-      less: [],
-    },
-    {
-      point: 'return:vfs_read',
-      aggregate: 'out',
-      at: 'vfs_read+0x1d',
-      derived: false,
-      parts: [
-        { at: 'vfs_read+0x1d', slot: 1, site: 2 },
-        { at: 'vfs_read+0x100', slot: 3, site: 3 },
-      ],
-      less: [],
-    },
-    {
-      point: 'call:vfs_read+0xd',
-      aggregate: '',
-      at: 'vfs_read+0xd',
-      derived: false,
-      parts: [{ at: 'vfs_read+0xd', slot: 2, site: 1 }],
-      less: [],
-    },
-  ],
-  refusals: [
-    { point: 'insn:vfs_read+0x1', code: 'short', reason: 'an instruction of 2 bytes', nearest: 'insn:vfs_read+0x5' },
-    { point: 'entry:no_such', code: 'unknown', reason: 'no function of this name', nearest: '' },
-  ],
-  sites: [
-    site(0x1000, 'vfs_read+0x5', 'jmp', 'mov %rax,0x82302010(,%rcx,8)'),
-    site(0x1008, 'vfs_read+0xd', 'call', 'call rw_verify_area'),
-    site(0x100d, 'vfs_read+0x12', 'jcc', 'je vfs_read+0x58'),
-    site(0x2000, 'vfs_read+0x100', 'jmp', 'jmp __x86_return_thunk'),
-  ],
-  slots: 4,
   text: { bytes: 16777216, instrumentableBytes: 9000000 },
+  names: ['vfs_read', '', 'out', 'no_such'],
+  places: { from: Uint32Array.of(0xffb, 0x3000), start: Uint32Array.of(0xffb, NONE), name: Uint32Array.of(0, 1) },
+  asked: {
+    kind: Uint8Array.of(0, 1, 3, 2, 0), // entry, return, call, insn, entry
+    name: Uint32Array.of(0, 0, 0, 0, 3),
+    start: Uint32Array.of(VFS_READ, VFS_READ, VFS_READ, VFS_READ, NONE),
+    end: Uint32Array.of(0x2010, 0x2010, 0x2010, 0x2010, NONE),
+    offset: Uint32Array.of(0, 0, 0, 1, 0),
+    title: new Uint32Array(5),
+    aggregate: Uint32Array.of(1, 2, 1, 1, 1),
+  },
+  points: {
+    count: 5,
+    of: Uint32Array.of(0, 1, 2, 3, 4),
+    rva: Uint32Array.of(0x1000, 0x100d, 0x1008, 0xffc, NONE),
+    to: new Uint32Array(5).fill(NONE),
+    refusal: Uint8Array.of(0, 0, 0, 1, 2),
+    nearest: Uint32Array.of(NONE, NONE, NONE, 0x1000, NONE),
+    derived: new Uint8Array(5),
+    termStart: Uint32Array.of(0, 1, 3, 4, 4, 4),
+    term: Uint32Array.of(0, 2, 6, 4),
+    termRva: Uint32Array.of(0x1000, VFS_READ + 0x1d, VFS_READ + 0x100, 0x1008),
+  },
+  refusals: [{ code: 'short', reason: 'an instruction of 2 bytes' }, { code: 'unknown', reason: 'no function of this name' }],
+  tactics: ['jmp', 'call', 'jcc'],
+  siteTactic: SITE_TACTIC,
+  slotSite: Uint32Array.of(0, 2, 1, 3),
 })
+
+/** The same with more points at the end; each derived from slots to add and slots to take away. */
+export const withDerived = (
+  manifest: Manifest, derived: readonly { rva: number; plus: readonly [slot: number, rva: number][]; minus: readonly [slot: number, rva: number][] }[],
+): Manifest => {
+  const { points, asked } = manifest
+  const more = derived.length
+  const all = <T extends Uint8Array | Uint32Array>(column: T, values: readonly number[]): T =>
+    (column instanceof Uint8Array ? Uint8Array.of(...column, ...values) : Uint32Array.of(...column, ...values)) as T
+  const terms = derived.flatMap(({ plus, minus }) => [...plus.map(([slot, rva]) => [2 * slot, rva]), ...minus.map(([slot, rva]) => [2 * slot + 1, rva])])
+  let start = points.term.length
+  const starts = derived.map(({ plus, minus }) => (start += plus.length + minus.length))
+  return {
+    ...manifest,
+    asked: {
+      kind: all(asked.kind, [4]), name: all(asked.name, [0]), start: all(asked.start, [VFS_READ]), end: all(asked.end, [0x2010]),
+      offset: all(asked.offset, [0]), title: all(asked.title, [0]), aggregate: all(asked.aggregate, [1]),
+    },
+    points: {
+      count: points.count + more,
+      of: all(points.of, derived.map(() => asked.kind.length)), rva: all(points.rva, derived.map(({ rva }) => rva)),
+      to: all(points.to, derived.map(() => NONE)), refusal: all(points.refusal, derived.map(() => 0)),
+      nearest: all(points.nearest, derived.map(() => NONE)), derived: all(points.derived, derived.map(() => 1)),
+      termStart: all(points.termStart, starts), term: all(points.term, terms.map(([term]) => term!)),
+      termRva: all(points.termRva, terms.map(([, rva]) => rva!)),
+    },
+  }
+}

@@ -61,14 +61,8 @@ export interface Bundle {
 const contradiction = (manifest: Manifest, { target, tables }: Payload): string => {
   if (manifest.image.buildId !== Buffer.from(target.buildId).toString('hex')) return 'image.buildId'
   if (manifest.image.base !== hex(target.base)) return 'image.base'
-  if (manifest.slots !== tables.slotCount) return 'slots'
-  if (manifest.sites.length !== tables.siteCount) return 'sites'
-  const site = manifest.sites.findIndex((each, i) => each.rva !== tables.siteRva[i])
-  if (site >= 0) return `sites[${site}].rva`
-  const point = manifest.points.findIndex((each) =>
-    [...each.parts, ...each.less].some((part) => part.slot >= tables.slotCount || part.site >= tables.siteCount),
-  )
-  return point >= 0 ? `points[${point}].parts` : ''
+  if (manifest.slotSite.length !== tables.slotCount) return 'slots'
+  return manifest.siteTactic.length === tables.siteCount ? '' : 'sites'
 }
 
 /**

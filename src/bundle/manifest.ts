@@ -1,27 +1,27 @@
-// The manifest as bytes. In: the Manifest of splice/manifest.ts. Out: canonical MessagePack with the fields in the
-// order given here, and back. Invariant: what decodeManifest() returns has exactly the declared shape, so reports may
-// trust types and lengths. Left out: whether its numbers fit the payload (bundle.ts), and whether its texts may be
-// shown on a terminal (they may not, as they are: report/printable.ts).
+// The manifest as bytes. In: the Manifest of splice/manifest.ts. Out: a canonical MessagePack map, and back: a head of
+// plain fields in the order given here, then columns (columns.ts). Invariant: what decodeManifest() returns has the
+// declared shape, and no index in it leads out of its table, but for sites, which are the payload's (bundle.ts); so
+// reports may trust it. Left out: whether its texts may be shown on a terminal (they may not, as they are:
+// report/printable.ts).
 
 import { createHash } from 'node:crypto'
 import { EXIT, KerninstError } from '../error.js'
-import type {
-  Manifest,
-  ManifestPart,
-  ManifestPoint,
-  ManifestRefusal,
-  ManifestSite,
-} from '../splice/manifest.js'
+import { NONE } from '../image/rva.js'
+import { KINDS, type Manifest, type ManifestPoints } from '../splice/manifest.js'
+import { readNumbers, readTexts, writeNumbers, writeTexts } from './columns.js'
 import { MAX } from './layout.js'
 import { MSGPACK_LIMITS, decode, encode } from './msgpack.js'
 import type { MsgpackLimits, Packable } from './msgpack.js'
 
-export const MAX_NAME = 4096 //         UTF-16 units of a name, a reason, a line of a listing
-export const MAX_PROGRAM = 2 ** 20 //   of a probe program
-export const MAX_LIST = 2 ** 23 //      points, refusals
-const MAX_LINES = 256 //                of one patch
-const MAX_PARTS = 2 ** 16 //            of one point
+export const SCHEMA = 'kerninst.manifest/2'
+export const MAX_NAME = 4096 //         bytes of a name, characters of a reason
+export const MAX_PROGRAM = 2 ** 20 //   characters of a probe program
+export const MAX_NAMES = 2 ** 20
+export const MAX_NAME_BYTES = 2 ** 26 // of all names
+export const MAX_POINTS = 2 ** 23
+export const MAX_TERMS = 2 ** 25 //     of all points
 const MAX_PROGRAMS = 2 ** 12
+const MAX_NUMBERED = 255 //             refusal codes, tactics: they are numbered in a byte
 
 /**
  * Takes a value of unknown shape apart and puts it together again, fields in the declared order.
@@ -48,12 +48,14 @@ const literal =
   (value, path) =>
     wanted.find((one) => one === value) ?? wrong(path, `is not '${wanted.join(`' or '`)}'`)
 
-const flag: Check<boolean> = (value, path) => (typeof value === 'boolean' ? value : wrong(path, 'is neither true nor false'))
+const upTo =
+  (limit: number): Check<number> =>
+  (value, path) =>
+    typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= limit
+      ? value
+      : wrong(path, `is no integer from 0 to ${limit}`)
 
-const u32: Check<number> = (value, path) =>
-  typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= 0xffffffff
-    ? value
-    : wrong(path, 'is no unsigned 32-bit integer')
+const bytes: Check<Uint8Array> = (value, path) => (value instanceof Uint8Array ? value : wrong(path, 'is not binary'))
 
 const list =
   <T>(item: Check<T>, limit: number): Check<T[]> =>
@@ -65,7 +67,7 @@ const list =
 const record =
   <T extends object>(fields: { readonly [K in keyof T]: Check<T[K]> }): Check<T> =>
   (value, path, strict) => {
-    if (typeof value !== 'object' || value === null || Array.isArray(value)) return wrong(path, 'is no map')
+    if (typeof value !== 'object' || value === null || Array.isArray(value) || value instanceof Uint8Array) return wrong(path, 'is no map')
     const given = new Map(Object.entries(value))
     const names = Object.keys(fields) as (keyof T & string)[]
     const found = [...given.keys()]
@@ -77,21 +79,29 @@ const record =
     return out as T
   }
 
-const name = text(MAX_NAME)
+/** Everything that is not a number of a table. */
+type Head = Pick<Manifest, 'tool' | 'image' | 'programs' | 'text' | 'refusals' | 'tactics'> & { readonly counts: Counts }
 
-const part = record<ManifestPart>({ at: name, slot: u32, site: u32 })
-const point = record<ManifestPoint>({
-  point: name, aggregate: name, at: name, derived: flag, parts: list(part, MAX_PARTS), less: list(part, MAX_PARTS),
-})
-const refusal = record<ManifestRefusal>({ point: name, code: name, reason: name, nearest: name })
-const site = record<ManifestSite>({
-  rva: u32,
-  at: name,
-  tactic: name,
-  instruction: name,
-  listing: list(name, MAX_LINES),
-})
-const manifest = record<Manifest>({
+interface Counts {
+  readonly names: number
+  readonly places: number
+  readonly asked: number
+  readonly points: number
+  readonly terms: number
+  readonly sites: number
+  readonly slots: number
+}
+
+const COLUMNS = [
+  'nameLengths', 'names', 'placeFrom', 'placeBack', 'placeName', 'askedKind', 'askedName', 'askedStart', 'askedBytes',
+  'askedOffset', 'askedTitle', 'askedAggregate', 'of', 'rva', 'to', 'refusal', 'nearest', 'derived', 'termCount', 'term',
+  'termRva', 'siteTactic', 'slotSite',
+] as const
+type Columns = { readonly [name in (typeof COLUMNS)[number]]: Uint8Array }
+
+const name = text(MAX_NAME)
+const packed = record<{ schema: string } & Head & { columns: Columns }>({
+  schema: literal(SCHEMA),
   tool: record<Manifest['tool']>({ name: literal('kerninst'), version: name }),
   image: record<Manifest['image']>({
     kind: literal('vmlinux', 'vmlinuz'),
@@ -102,20 +112,169 @@ const manifest = record<Manifest>({
     symbols: list(name, 16),
   }),
   programs: list(text(MAX_PROGRAM), MAX_PROGRAMS),
-  points: list(point, MAX_LIST),
-  refusals: list(refusal, MAX_LIST),
-  sites: list(site, MAX.sites),
-  slots: u32,
-  text: record<Manifest['text']>({ bytes: u32, instrumentableBytes: u32 }),
+  text: record<Manifest['text']>({ bytes: upTo(0xffffffff), instrumentableBytes: upTo(0xffffffff) }),
+  refusals: list(record<Manifest['refusals'][number]>({ code: name, reason: name }), MAX_NUMBERED),
+  tactics: list(name, MAX_NUMBERED),
+  counts: record<Counts>({
+    names: upTo(MAX_NAMES), places: upTo(MAX_NAMES), asked: upTo(MAX_NAMES), points: upTo(MAX_POINTS), terms: upTo(MAX_TERMS),
+    sites: upTo(MAX.sites), slots: upTo(MAX.slots),
+  }),
+  columns: record<Columns>(Object.fromEntries(COLUMNS.map((column) => [column, bytes])) as { [K in keyof Columns]: Check<Uint8Array> }),
 })
 
-/** @throws KerninstError (65) where a text or list is longer than readers take */
-export const encodeManifest = (value: Manifest): Uint8Array =>
-  encode(manifest(value, '', false) as unknown as Packable)
+const DELTA = { delta: true } as const
+
+/** NONE becomes 0, so that it is small. */
+const shifted = (values: Uint32Array): Uint32Array => values.map((value) => value + 1)
+const unshifted = (values: Uint32Array): Uint32Array => values.map((value) => value - 1)
+
+/**
+ * Places of terms, less what is likely: each slot is named by several equations, always with the same place but for
+ * points that stand in for each other. The first time, the place of the term before is the guess.
+ */
+const termPlaces = (term: Uint32Array, values: Uint32Array, slots: number, back: boolean): Uint32Array => {
+  const known = new Uint32Array(slots)
+  let before = 0
+  return values.map((value, t) => {
+    const slot = term[t]! >>> 1
+    const guess = known[slot] || before
+    const difference = (value - guess) | 0
+    const place = back ? (guess + ((value >>> 1) ^ -(value & 1))) >>> 0 : value
+    known[slot] = before = place
+    return back ? place : ((difference << 1) ^ (difference >> 31)) >>> 0
+  })
+}
+
+const columnsOf = ({ names, places, asked, points, siteTactic, slotSite }: Manifest): Columns => {
+  const texts = writeTexts(names)
+  return {
+    nameLengths: texts.lengths,
+    names: texts.bytes,
+    placeFrom: writeNumbers(places.from, DELTA),
+    placeBack: writeNumbers(places.start.map((start, i) => (start === NONE ? 0 : places.from[i]! - start + 1))),
+    placeName: writeNumbers(places.name, DELTA),
+    askedKind: writeNumbers(asked.kind),
+    askedName: writeNumbers(asked.name, DELTA),
+    askedStart: writeNumbers(shifted(asked.start), DELTA),
+    askedBytes: writeNumbers(asked.end.map((end, i) => end - asked.start[i]!)),
+    askedOffset: writeNumbers(asked.offset),
+    askedTitle: writeNumbers(asked.title, DELTA),
+    askedAggregate: writeNumbers(asked.aggregate, DELTA),
+    of: writeNumbers(points.of, DELTA),
+    rva: writeNumbers(shifted(points.rva), DELTA),
+    to: writeNumbers(shifted(points.to), DELTA),
+    refusal: writeNumbers(points.refusal),
+    nearest: writeNumbers(shifted(points.nearest)),
+    derived: writeNumbers(points.derived),
+    termCount: writeNumbers(points.termStart.subarray(0, points.count).map((start, p) => points.termStart[p + 1]! - start)),
+    term: writeNumbers(points.term, DELTA),
+    termRva: writeNumbers(termPlaces(points.term, points.termRva, slotSite.length, false)),
+    siteTactic: writeNumbers(siteTactic),
+    slotSite: writeNumbers(slotSite, DELTA),
+  }
+}
+
+/** @throws KerninstError (65) where a text or table is longer than readers take */
+export const encodeManifest = (manifest: Manifest): Uint8Array => {
+  const { tool, image, programs, text, refusals, tactics, names, places, asked, points, siteTactic, slotSite } = manifest
+  names.forEach((each, i) => {
+    if (Buffer.byteLength(each) > MAX_NAME || /\p{Surrogate}/u.test(each)) wrong(`names[${i}]`, `is no text of up to ${MAX_NAME} bytes`)
+  })
+  const counts = {
+    names: names.length, places: places.from.length, asked: asked.kind.length, points: points.count, terms: points.term.length,
+    sites: siteTactic.length, slots: slotSite.length,
+  }
+  const value = { schema: SCHEMA, tool, image, programs, text, refusals, tactics, counts, columns: columnsOf(manifest) }
+  return encode(packed(value, '', false) as unknown as Packable)
+}
+
+/** Every value is below a bound. */
+const below = (values: ArrayLike<number>, bound: number, where: string): void => {
+  for (let i = 0; i < values.length; i++) if (values[i]! >= bound) wrong(`${where}[${i}]`, `is ${values[i]!}, not below ${bound}`)
+}
 
 /** @throws KerninstError (65) naming the field that is not as it must be */
-export const decodeManifest = (bytes: Uint8Array, limits: MsgpackLimits = MSGPACK_LIMITS): Manifest =>
-  manifest(decode(bytes, 'manifest', limits), 'manifest', true)
+export const decodeManifest = (input: Uint8Array, limits: MsgpackLimits = MSGPACK_LIMITS): Manifest => {
+  const { tool, image, programs, text, refusals, tactics, counts, columns } = packed(decode(input, 'manifest', limits), '', true)
+  const column = (key: keyof Columns, count: number, delta = false): Uint32Array =>
+    readNumbers(columns[key], count, `columns.${key}`, { delta })
+  /** A column of small numbers. */
+  const small = (key: keyof Columns, count: number, bound: number): Uint8Array => {
+    const values = column(key, count)
+    below(values, bound, key)
+    return Uint8Array.from(values)
+  }
+  const named = (key: keyof Columns, count: number): Uint32Array => {
+    const values = column(key, count, true)
+    below(values, counts.names, key)
+    return values
+  }
+  const names = readTexts(columns.nameLengths, columns.names, counts.names, 'names', { one: MAX_NAME, all: MAX_NAME_BYTES })
+
+  const from = column('placeFrom', counts.places, true)
+  const back = column('placeBack', counts.places)
+  from.forEach((rva, i) => {
+    if (rva === NONE || (i > 0 && rva <= from[i - 1]!)) wrong(`placeFrom[${i}]`, 'does not ascend')
+    if (back[i]! > rva + 1) wrong(`placeBack[${i}]`, 'leads below the image')
+  })
+  const places = {
+    from, start: back.map((bytes, i) => (bytes === 0 ? NONE : from[i]! - bytes + 1)), name: named('placeName', counts.places),
+  }
+
+  const start = unshifted(column('askedStart', counts.asked, true))
+  const length = column('askedBytes', counts.asked)
+  start.forEach((rva, i) => {
+    if (rva === NONE ? length[i] !== 0 : rva + length[i]! > NONE) wrong(`askedBytes[${i}]`, 'leads out of the image')
+  })
+  const title = column('askedTitle', counts.asked, true)
+  below(title, counts.names + 1, 'askedTitle')
+  const asked = {
+    kind: small('askedKind', counts.asked, KINDS.length), name: named('askedName', counts.asked), start,
+    end: start.map((rva, i) => rva + length[i]!), offset: column('askedOffset', counts.asked), title,
+    aggregate: named('askedAggregate', counts.asked),
+  }
+  return {
+    tool, image, programs, text, names, places, asked,
+    points: pointsOf(counts, column, small, refusals.length), refusals, tactics,
+    siteTactic: small('siteTactic', counts.sites, tactics.length),
+    slotSite: slotSites(column('slotSite', counts.slots, true), counts.sites),
+  }
+}
+
+const slotSites = (slotSite: Uint32Array, sites: number): Uint32Array => {
+  below(slotSite, sites, 'slotSite')
+  return slotSite
+}
+
+const pointsOf = (
+  { asked, points: count, terms, slots }: Counts, column: (key: keyof Columns, count: number, delta?: boolean) => Uint32Array,
+  small: (key: keyof Columns, count: number, bound: number) => Uint8Array, codes: number,
+): ManifestPoints => {
+  const of = column('of', count, true)
+  below(of, asked, 'of')
+  const termCount = column('termCount', count)
+  const termStart = new Uint32Array(count + 1)
+  termCount.forEach((some, p) => {
+    if (some > terms - termStart[p]!) wrong(`termCount[${p}]`, `leads past the ${terms} terms`)
+    termStart[p + 1] = termStart[p]! + some
+  })
+  if (termStart[count] !== terms) wrong('termCount', `leaves some of the ${terms} terms to no point`)
+  const term = column('term', terms, true)
+  below(term, 2 * slots, 'term')
+  const points = {
+    count, of, rva: unshifted(column('rva', count, true)), to: unshifted(column('to', count, true)),
+    refusal: small('refusal', count, codes + 1), nearest: unshifted(column('nearest', count)), derived: small('derived', count, 2),
+    termStart, term, termRva: termPlaces(term, column('termRva', terms), slots, true),
+  }
+  for (let p = 0; p < count; p++) {
+    const some = termCount[p]!
+    if (points.refusal[p] !== 0) {
+      if (some > 0 || points.derived[p]) wrong(`termCount[${p}]`, 'is of a point that is refused')
+    } else if (some === 0 && !points.derived[p]) wrong(`termCount[${p}]`, 'is zero, and the point is neither refused nor derived')
+    else if (points.rva[p] === NONE) wrong(`rva[${p}]`, 'is missing')
+  }
+  return points
+}
 
 /** The digest that the payload holds. */
 export const manifestSha256 = (bytes: Uint8Array): Uint8Array =>

@@ -1,5 +1,5 @@
-// The report as CSV (RFC 4180, with a header line): one row a point. In: the numbers. Out: text. Invariant: every field
-// is quoted where it must be, and none starts with a character that spreadsheets take for a formula.
+// The report as CSV (RFC 4180, with a header line): one row a point. In: the numbers. Out: text, in pieces. Invariant:
+// every field is quoted where it must be, and none starts with a character that spreadsheets take for a formula.
 
 import type { ReportNumbers } from './numbers.js'
 import { printable } from './printable.js'
@@ -9,11 +9,12 @@ const field = (text: string): string => {
   return /[",]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
 }
 
-export const reportCsv = (numbers: ReportNumbers): string => {
+export function* reportCsv(numbers: ReportNumbers): Generator<string, void> {
   const header = ['point', 'aggregate', 'at', 'count', 'derived']
   for (let cpu = 0; cpu < numbers.cpuCount; cpu++) header.push(`cpu${cpu}`)
-  const rows = numbers.points.map(({ point, aggregate, at, count, derived, perCpu }) =>
-    [point, aggregate, at, `${count}`, `${derived}`, ...perCpu.map(String)].map(field).join(','),
-  )
-  return [header.join(','), ...rows].map((row) => `${row}\r\n`).join('')
+  yield `${header.join(',')}\r\n`
+  for (let i = 0; i < numbers.served.length; i++) {
+    const { point, aggregate, at, count, derived, perCpu } = numbers.row(i)
+    yield `${[point, aggregate, at, `${count}`, `${derived}`, ...perCpu.map(String)].map(field).join(',')}\r\n`
+  }
 }

@@ -1,14 +1,17 @@
-// The numbers of a report, computed once. In: a bundle and a dump of the heap that its patches counted into. Out: for
-// every point its count, in all and per CPU, and the same for its parts. Invariant: a point's count is the sum of its
-// parts', less that of those to be taken away, and each of these the sum over the CPUs; no sum can overflow. A derived
-// count may be negative: on one CPU where threads migrate between the places counted, and in all where a thread was
-// between them when counting began or ended; that is an imbalance, which the report names. Left out: how it looks (text.ts, json.ts,
-// csv.ts), and the order, which is the plan's.
+// The numbers of a report. In: a bundle and a dump of the heap that its patches counted into. Out: for every point its
+// count; and on demand, since there may be a million points, its name, and its count and that of its parts per CPU.
+// Invariant: a point's count is the sum of its parts', less that of those to be taken away, and each of these the sum
+// over the CPUs; no sum can overflow. A derived count may be negative: on one CPU where threads migrate between the
+// places counted, and in all where a thread was between them when counting began or ended; that is an imbalance, which
+// the report names. Left out: how it looks (text.ts, json.ts, csv.ts), and the order, which is the plan's.
 
 import type { Bundle } from '../bundle/bundle.js'
 import type { Dump } from '../dump/dump.js'
 import { EXIT, KerninstError } from '../error.js'
-import type { ManifestPart, ManifestRefusal } from '../splice/manifest.js'
+import {
+  aggregateOf, placeName, pointName, pointPlace, pointText, pointsWhere, refusalText, summarize, type Manifest, type ManifestPart,
+  type ManifestRefusal, type Summary,
+} from '../splice/manifest.js'
 
 export interface PartNumbers {
   readonly at: string
@@ -26,6 +29,9 @@ export interface PointNumbers extends PartNumbers {
   readonly less: readonly PartNumbers[]
 }
 
+/** A point without its parts. */
+export type RowNumbers = Omit<PointNumbers, 'parts' | 'less'>
+
 export interface ReportNumbers {
   readonly host: string
   readonly release: string
@@ -38,8 +44,14 @@ export interface ReportNumbers {
   readonly slide: bigint
   readonly siteCount: number
   readonly cpuCount: number
-  readonly points: readonly PointNumbers[]
-  readonly refusals: readonly ManifestRefusal[]
+  readonly manifest: Manifest
+  readonly summary: Summary
+  readonly served: Uint32Array //      row -> point; in the plan's order
+  readonly counts: readonly bigint[] // row -> count
+  readonly row: (row: number) => RowNumbers
+  readonly point: (row: number) => PointNumbers
+  readonly points: () => Generator<PointNumbers, void>
+  readonly refusals: () => Generator<ManifestRefusal, void>
 }
 
 const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
@@ -56,49 +68,64 @@ export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
       `the dump was counted by another bundle: its payload is sha256 ${dumpDigest}, this bundle's is ${bundleDigest}`,
     )
   }
-  const { manifest, decoded } = bundle
+  const { manifest, decoded: { tables } } = bundle
   if (
-    dump.slotCount !== decoded.tables.slotCount ||
-    dump.siteCount !== decoded.tables.siteCount ||
+    dump.slotCount !== tables.slotCount ||
+    dump.siteCount !== tables.siteCount ||
     dump.buildId !== manifest.image.buildId
   ) {
     throw new KerninstError(EXIT.data, 'the dump names this bundle, but differs in slots, sites or build id: damaged?')
   }
   const cpus = Array.from({ length: dump.cpuCount }, (_, cpu) => cpu)
-  const points = manifest.points.map((point): PointNumbers => {
-    const numbersOf = (part: ManifestPart): PartNumbers => {
-      const perCpu = cpus.map((cpu) => dump.count(cpu, part.slot))
-      return { at: part.at, count: sum(perCpu), perCpu }
-    }
-    const parts = point.parts.map(numbersOf)
-    const less = point.less.map(numbersOf)
-    const onCpu = (list: readonly PartNumbers[], cpu: number): bigint => sum(list.map((part) => part.perCpu[cpu] ?? 0n))
-    const perCpu = cpus.map((cpu) => onCpu(parts, cpu) - onCpu(less, cpu))
-    return {
-      point: point.point,
-      aggregate: point.aggregate,
-      at: point.at,
-      derived: point.derived,
-      count: sum(perCpu),
-      perCpu,
-      parts,
-      less,
-    }
+  const { points } = manifest
+  const { termStart, term } = points
+  const slots = Array.from({ length: dump.slotCount }, (_, slot) => {
+    let total = 0n
+    for (const cpu of cpus) total += dump.count(cpu, slot)
+    return total
   })
+  /** A point's terms, added up. */
+  const solve = (p: number, of: (slot: number) => bigint): bigint => {
+    let total = 0n
+    for (let t = termStart[p]!; t < termStart[p + 1]!; t++) {
+      const value = of(term[t]! >>> 1)
+      if (term[t]! & 1) total -= value
+      else total += value
+    }
+    return total
+  }
+  const served = Uint32Array.from(pointsWhere(manifest, true))
+  const counts = Array.from(served, (p) => solve(p, (slot) => slots[slot]!))
+  const perCpuOf = (p: number): bigint[] => cpus.map((cpu) => solve(p, (slot) => dump.count(cpu, slot)))
+  const numbersOf = (part: ManifestPart): PartNumbers => {
+    const perCpu = cpus.map((cpu) => dump.count(cpu, part.slot))
+    return { at: part.at, count: sum(perCpu), perCpu }
+  }
+  const point = (row: number): PointNumbers => {
+    const p = served[row]!
+    const { parts, less, ...text } = pointText(manifest, tables.siteRva, p)
+    return { ...text, count: counts[row]!, perCpu: perCpuOf(p), parts: parts.map(numbersOf), less: less.map(numbersOf) }
+  }
   const { host, release, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount } = dump
   return {
-    host,
-    release,
-    buildId,
-    state,
-    dumpedNs,
-    appliedNs,
-    removedNs,
-    stopNs,
-    slide,
-    siteCount,
-    cpuCount,
-    points,
-    refusals: manifest.refusals,
+    host, release, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount,
+    manifest,
+    summary: summarize(manifest),
+    served,
+    counts,
+    row: (row) => {
+      const p = served[row]!
+      return {
+        point: pointName(manifest, p), aggregate: aggregateOf(manifest, p), derived: points.derived[p] === 1,
+        at: placeName(manifest, pointPlace(manifest, tables.siteRva, p)), count: counts[row]!, perCpu: perCpuOf(p),
+      }
+    },
+    point,
+    points: function* () {
+      for (let row = 0; row < served.length; row++) yield point(row)
+    },
+    refusals: function* () {
+      for (const p of pointsWhere(manifest, false)) yield refusalText(manifest, p)
+    },
   }
 }

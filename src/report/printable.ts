@@ -8,11 +8,38 @@ const UNSAFE = /[\p{C}\p{Zl}\p{Zp}]/gu
 export const printable = (text: string): string =>
   text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`)
 
-/** JSON of the value on one line, a newline after it; its texts may be hostile and yet be shown on a terminal. */
-export const jsonLine = (value: object): string => {
+/** JSON of the value; its texts may be hostile and yet be shown on a terminal. */
+export const jsonText = (value: object): string => {
   const escaped = (unit: string): string => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`
-  const safe = JSON.stringify(value).replace(UNSAFE, (char) => char.split('').map(escaped).join(''))
-  return safe + '\n'
+  return JSON.stringify(value).replace(UNSAFE, (char) => char.split('').map(escaped).join(''))
+}
+
+/** The same on one line, a newline after it. */
+export const jsonLine = (value: object): string => jsonText(value) + '\n'
+
+/** JSON of a list, in pieces. */
+export function* jsonList(values: Iterable<object>): Generator<string, void> {
+  yield '['
+  let first = true
+  for (const value of values) {
+    yield first ? jsonText(value) : `,${jsonText(value)}`
+    first = false
+  }
+  yield ']'
+}
+
+const PIECE = 1 << 16 // characters
+
+/** The same text in fewer pieces. */
+export function* gathered(pieces: Iterable<string>): Generator<string, void> {
+  let text = ''
+  for (const piece of pieces) {
+    text += piece
+    if (text.length < PIECE) continue
+    yield text
+    text = ''
+  }
+  if (text !== '') yield text
 }
 
 /** Decimal digits in groups of three: 1234567 -> 1,234,567. */

@@ -1,10 +1,14 @@
-// What a bundle holds, without a dump. In: a bundle. Out: text for people, or JSON of schema kerninst.show/1.
-// Invariant: the JSON has the whole manifest under its own names; the text escapes all that comes from the bundle.
+// What a bundle holds, without a dump. In: a bundle. Out: text for people, or JSON of schema kerninst.show/1, in pieces.
+// Invariant: the JSON has all points, refusals and sites; the text escapes all that comes from the bundle. Instructions
+// and listings are not in the manifest: they are read from the payload, which is what the kernel will get.
 // Left out: the tables of the payload beyond their sizes.
 
 import type { Bundle } from '../bundle/bundle.js'
-import type { ManifestPoint, ManifestSite } from '../splice/manifest.js'
-import { jsonLine, printable } from './printable.js'
+import { Lister, Patches } from '../splice/describe.js'
+import {
+  placeName, pointText, pointsWhere, refusalText, summarize, type ManifestPoint, type ManifestRefusal, type ManifestSite,
+} from '../splice/manifest.js'
+import { jsonList, jsonText, printable } from './printable.js'
 
 const sizes = ({ payload, decoded }: Bundle) => ({
   bytes: payload.length,
@@ -15,18 +19,53 @@ const sizes = ({ payload, decoded }: Bundle) => ({
   forms: decoded.tables.formCount,
 })
 
-export const showJson = (bundle: Bundle): string => {
-  const { manifest, signature } = bundle
-  return jsonLine({ schema: 'kerninst.show/1', manifest, payload: sizes(bundle), signed: signature.length > 0 })
+function* pointsOf({ manifest, decoded }: Bundle): Generator<ManifestPoint, void> {
+  for (const p of pointsWhere(manifest, true)) yield pointText(manifest, decoded.tables.siteRva, p)
 }
 
-const pointLines = (point: ManifestPoint, sites: readonly ManifestSite[]): string[] => {
+function* refusalsOf({ manifest }: Bundle): Generator<ManifestRefusal, void> {
+  for (const p of pointsWhere(manifest, false)) yield refusalText(manifest, p)
+}
+
+/** Every site, with the instruction that was there and its patch. */
+export function* sitesOf({ manifest, decoded: { tables, target } }: Bundle): Generator<ManifestSite, void> {
+  const lister = new Lister()
+  const patches = new Patches(tables)
+  const name = (rva: number): string => placeName(manifest, rva)
+  try {
+    for (let s = 0; s < tables.siteCount; s++) {
+      const rva = tables.siteRva[s]!
+      yield {
+        rva, at: name(rva), tactic: manifest.tactics[manifest.siteTactic[s]!]!,
+        instruction: lister.site(tables, target.base, s), listing: patches.list(lister, s, name),
+      }
+    }
+  } finally {
+    lister.free()
+  }
+}
+
+export function* showJson(bundle: Bundle): Generator<string, void> {
+  const { manifest, decoded, signature } = bundle
+  const { tool, image, programs, text } = manifest
+  yield `{"schema":"kerninst.show/1","manifest":${jsonText({ tool, image, programs }).slice(0, -1)},"points":`
+  yield* jsonList(pointsOf(bundle))
+  yield ',"refusals":'
+  yield* jsonList(refusalsOf(bundle))
+  yield ',"sites":'
+  yield* jsonList(sitesOf(bundle))
+  yield `,${jsonText({ slots: decoded.tables.slotCount, text }).slice(1)}`
+  yield `,${jsonText({ payload: sizes(bundle), signed: signature.length > 0 }).slice(1)}\n`
+}
+
+const pointLines = (bundle: Bundle, point: ManifestPoint): string[] => {
+  const { manifest, decoded: { tables } } = bundle
   const name = point.aggregate === '' ? '@' : `@${printable(point.aggregate)}`
   return [
     `  ${printable(point.point)}  ${name}${point.derived ? '  derived' : ''}`,
     ...[...point.parts, ...point.less].map((part, i) => {
-      const site = sites[part.site]
-      const by = site === undefined ? '' : `, ${printable(site.tactic)} at ${printable(site.at)}`
+      const tactic = manifest.tactics[manifest.siteTactic[part.site]!]!
+      const by = `, ${printable(tactic)} at ${printable(placeName(manifest, tables.siteRva[part.site]!))}`
       const sign = !point.derived ? '' : i < point.parts.length ? '+ ' : '- '
       return `    ${sign}${printable(part.at)}: slot ${part.slot}${by}`
     }),
@@ -38,34 +77,37 @@ const siteLines = (site: ManifestSite, index: number): string[] => [
   ...site.listing.map((line) => `    ${printable(line)}`),
 ]
 
-export const showText = (bundle: Bundle): string => {
+function* textLines(bundle: Bundle): Generator<string, void> {
   const { manifest, signature } = bundle
-  const { image, tool, text, points, sites, refusals } = manifest
-  const { bytes, codeBytes, fixups, forms } = sizes(bundle)
+  const { image, tool, text } = manifest
+  const { bytes, codeBytes, fixups, forms, sites, slots } = sizes(bundle)
+  const { points, served } = summarize(manifest)
   const share = text.bytes > 0 ? ` (${((100 * text.instrumentableBytes) / text.bytes).toFixed(1)} %)` : ''
-  const lines = [
+  yield* [
     `kernel    ${printable(image.release)}`,
     `build     ${image.buildId}`,
     `base      ${image.base}`,
     `symbols   ${image.symbols.map(printable).join(', ')}`,
     `text      ${text.bytes} bytes, instrumentable ${text.instrumentableBytes}${share}`,
     `planned   by ${tool.name} ${printable(tool.version)}`,
-    `payload   ${bytes} bytes: ${sites.length} sites, ${manifest.slots} slots, ${codeBytes} bytes of code, ` +
+    `payload   ${bytes} bytes: ${sites} sites, ${slots} slots, ${codeBytes} bytes of code, ` +
       `${fixups} fixups, ${forms} forms`,
     `signed    ${signature.length > 0 ? 'yes (kerninst verify says by whom)' : 'no'}`,
     ...manifest.programs.map((program) => `program   ${printable(program)}`),
     '',
-    `points (${points.length})`,
-    ...points.flatMap((point) => pointLines(point, sites)),
-    '',
-    `patches (${sites.length})`,
-    ...sites.flatMap(siteLines),
-    '',
-    `refused (${refusals.length})`,
-    ...refusals.map((each) => {
-      const nearest = each.nearest === '' ? '' : `; try ${printable(each.nearest)}`
-      return `  ${printable(each.point)}: ${printable(each.code)}: ${printable(each.reason)}${nearest}`
-    }),
+    `points (${served})`,
   ]
-  return lines.join('\n') + '\n'
+  for (const point of pointsOf(bundle)) yield* pointLines(bundle, point)
+  yield* ['', `patches (${sites})`]
+  let index = 0
+  for (const site of sitesOf(bundle)) yield* siteLines(site, index++)
+  yield* ['', `refused (${points - served})`]
+  for (const each of refusalsOf(bundle)) {
+    const nearest = each.nearest === '' ? '' : `; try ${printable(each.nearest)}`
+    yield `  ${printable(each.point)}: ${printable(each.code)}: ${printable(each.reason)}${nearest}`
+  }
+}
+
+export function* showText(bundle: Bundle): Generator<string, void> {
+  for (const line of textLines(bundle)) yield `${line}\n`
 }

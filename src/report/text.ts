@@ -1,7 +1,9 @@
 // The report for a terminal. In: the numbers, a width, colour or not. Out: lines of text: a header about the host, a
-// table of points by falling count, what was refused. Invariant: no line is wider than the width (the per-CPU columns
+// table of points by falling count, what was refused. Of many points only those with the highest counts are shown, and
+// the sums of what the programs asked for, function by function; what is left out is counted. Invariant: no line is wider than the width (the per-CPU columns
 // go first where they do not fit, then names are cut), and nothing from a file reaches the terminal unescaped.
 
+import { askedName } from '../splice/manifest.js'
 import type { PartNumbers, ReportNumbers } from './numbers.js'
 import { cut, duration, grouped, printable, wallTime, widthOf, wrapped } from './printable.js'
 
@@ -15,6 +17,9 @@ const MIN_WIDTH = 60
 const DEFAULT_WIDTH = 100
 const MAX_WIDTH = 1000
 const MAX_CPU_COLUMNS = 16
+/** A report of more points than this shows only the first SHOWN. */
+const MANY = 1000
+const SHOWN = 100
 const GAP = '  '
 
 interface Output {
@@ -44,34 +49,37 @@ const row = (name: string, numbers: PartNumbers, withCpus: boolean, isPart: bool
   isPart,
 })
 
-const rowsOf = (numbers: ReportNumbers, withCpus: boolean): Row[] => {
-  const sorted = numbers.points.toSorted((a, b) => (a.count < b.count ? 1 : a.count > b.count ? -1 : 0))
-  return sorted.flatMap((point) => {
+/** Rows by falling count, and as in the plan where counts are the same. */
+const byCount = (counts: readonly bigint[]): number[] =>
+  Array.from(counts.keys()).sort((a, b) => (counts[a]! < counts[b]! ? 1 : counts[a]! > counts[b]! ? -1 : a - b))
+
+const rowsOf = (numbers: ReportNumbers, order: readonly number[], withCpus: boolean): Row[] =>
+  order.flatMap((index) => {
+    const point = numbers.point(index)
     const name = printable(point.point) + (point.aggregate === '' ? '' : ` @${printable(point.aggregate)}`) +
       (point.derived ? ' (derived)' : '')
     // A derived count has its equation in the bundle; here it would only be in the way.
     const parts = point.parts.length > 1 && !point.derived ? point.parts.map((part) => row('', part, withCpus, true)) : []
     return [row(name, point, withCpus, false), ...parts]
   })
-}
 
 /** Characters of each column of numbers. */
 const numberWidths = (rows: readonly Row[], head: readonly string[]): number[] =>
   head.map((title, i) => rows.reduce((width, each) => Math.max(width, (each.numbers[i] ?? '').length), title.length))
 
-const table = (numbers: ReportNumbers, options: TextOptions): string[] => {
+const table = (numbers: ReportNumbers, order: readonly number[], options: TextOptions): string[] => {
   const cpuTitles = Array.from({ length: numbers.cpuCount }, (_, cpu) => `cpu${cpu}`)
   const bold = (text: string): string => (options.color ? `\x1b[1m${text}\x1b[0m` : text)
   const dim = (text: string): string => (options.color ? `\x1b[2m${text}\x1b[0m` : text)
   const nameRoom = 2 * 12 + GAP.length // what the names need at least
   let withCpus = numbers.cpuCount > 1 && numbers.cpuCount <= MAX_CPU_COLUMNS
-  let rows = rowsOf(numbers, withCpus)
+  let rows = rowsOf(numbers, order, withCpus)
   let titles = withCpus ? ['count', ...cpuTitles] : ['count']
   let widths = numberWidths(rows, titles)
   const taken = (): number => widths.reduce((sum, width) => sum + width + GAP.length, 0)
   if (withCpus && taken() + nameRoom > options.width) {
     withCpus = false
-    rows = rowsOf(numbers, false)
+    rows = rowsOf(numbers, order, false)
     titles = ['count']
     widths = numberWidths(rows, titles)
   }
@@ -115,31 +123,82 @@ const header = (numbers: ReportNumbers): string[] => {
 
 /** Derived counts that came out negative: what they were derived from does not balance. */
 const imbalances = (numbers: ReportNumbers, indented: (indent: string, text: string) => string[]): string[] => {
-  const negative = numbers.points.filter((point) => point.count < 0n)
+  const negative = numbers.counts.flatMap((count, index) => (count < 0n ? [index] : []))
   if (negative.length === 0) return []
+  const many = numbers.served.length > MANY
+  if (many) negative.sort((a, b) => (numbers.counts[a]! < numbers.counts[b]! ? -1 : numbers.counts[a]! > numbers.counts[b]! ? 1 : a - b))
+  const shown = many ? negative.slice(0, SHOWN) : negative
   return [
     '', `imbalance (${negative.length})`,
     ...indented('  ', 'These counts came out below zero: threads were between two of the places counted when counting ' +
       'began or ended, or left by a way that is not known. Their neighbours are off by as much.'),
-    ...negative.flatMap((point) => indented('  ', `${printable(point.point)}: ${point.count}`)),
+    ...shown.flatMap((index) => indented('  ', `${printable(numbers.row(index).point)}: ${numbers.counts[index]!}`)),
+    ...(shown.length < negative.length ? [`  and ${negative.length - shown.length} nearer to zero`] : []),
   ]
 }
 
-export const reportText = (numbers: ReportNumbers, options: TextOptions): string => {
+/** The sums of the points that each `block:F` became, highest first. */
+const sums = ({ manifest, served, counts }: ReportNumbers, width: number): string[] => {
+  const { of } = manifest.points
+  const total: bigint[] = Array.from(manifest.asked.kind, () => 0n)
+  const points = new Uint32Array(total.length)
+  const ran = new Uint32Array(total.length)
+  counts.forEach((count, index) => {
+    const a = of[served[index]!]!
+    total[a]! += count
+    points[a]!++
+    if (count !== 0n) ran[a]!++
+  })
+  const order = byCount(total).filter((a) => points[a]! > 0)
+  const shown = order.slice(0, SHOWN)
+  const rows = [
+    ['sum', 'ran', 'points'], ...shown.map((a) => [grouped(total[a]!), `${ran[a]!}`, `${points[a]!}`]),
+  ]
+  const widths = [0, 1, 2].map((column) => rows.reduce((most, cells) => Math.max(most, cells[column]!.length), 0))
+  const names = ['function', ...shown.map((a) => {
+    const aggregate = manifest.names[manifest.asked.aggregate[a]!]!
+    return printable(askedName(manifest, a)) + (aggregate === '' ? '' : ` @${printable(aggregate)}`)
+  })]
+  const lines = rows.map((cells, i) => cut([...cells.map((cell, column) => cell.padStart(widths[column]!)), names[i]!].join(GAP), width))
+  const left = order.length - shown.length
+  return ['', ...lines, ...(left > 0 ? [`and ${left} more`] : [])]
+}
+
+export function* reportText(numbers: ReportNumbers, options: TextOptions): Generator<string, void> {
   const indented = (indent: string, text: string): string[] =>
     wrapped(text, options.width - indent.length).map((line) => indent + line)
-  const refused = numbers.refusals.flatMap((each) => [
-    ...indented('  ', `${printable(each.point)}: ${printable(each.code)}`),
-    ...indented('    ', printable(each.reason)),
-    ...(each.nearest === '' ? [] : indented('    ', `can be served: ${printable(each.nearest)}`)),
-  ])
-  const lines = [
-    ...header(numbers).map((line) => cut(line, options.width)),
-    '',
-    ...(numbers.points.length > 0 ? table(numbers, options) : ['no points']),
-    ...imbalances(numbers, indented),
-    ...(refused.length > 0 ? ['', `refused (${numbers.refusals.length})`] : []),
-    ...refused,
-  ]
-  return lines.join('\n') + '\n'
+  const { points, served, derived, refused } = numbers.summary
+  const order = byCount(numbers.counts)
+  const many = served > MANY
+  const shown = many ? order.slice(0, SHOWN) : order
+  const put = (lines: readonly string[]): string => lines.map((line) => `${line}\n`).join('')
+  yield put(header(numbers).map((line) => cut(line, options.width)))
+  if (many) {
+    const ran = numbers.counts.reduce((sum, count) => sum + (count !== 0n ? 1 : 0), 0)
+    const figures = `points   ${served} served, ${derived} of them derived; ${ran} ran; ${points - served} refused`
+    yield put([cut(figures, options.width)])
+  }
+  yield '\n'
+  yield put(served > 0 ? table(numbers, shown, options) : ['no points'])
+  if (many) {
+    yield put(wrapped(`and ${order.length - shown.length} more: --format json or csv gives all`, options.width))
+    yield put(sums(numbers, options.width))
+  }
+  yield put(imbalances(numbers, indented))
+  if (points === served) return
+  yield put(['', `refused (${points - served})`])
+  if (points - served > MANY) {
+    for (const { code, reason } of numbers.manifest.refusals) {
+      yield put([...indented('  ', `${printable(code)}: ${refused[code] ?? 0}`), ...indented('    ', printable(reason))])
+    }
+    yield put(indented('  ', 'each by name: --format json, or kerninst show'))
+    return
+  }
+  for (const each of numbers.refusals()) {
+    yield put([
+      ...indented('  ', `${printable(each.point)}: ${printable(each.code)}`),
+      ...indented('    ', printable(each.reason)),
+      ...(each.nearest === '' ? [] : indented('    ', `can be served: ${printable(each.nearest)}`)),
+    ])
+  }
 }

@@ -1,16 +1,18 @@
-// A plan for people: the manifest, with every site's instruction and the listing of its patch.
+// In: a plan. Out: its manifest. And, from what a payload holds, instructions and patches as text.
 
 import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from '../code/iced.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
-import type { Manifest, ManifestPart } from './manifest.js'
-import { placeOf, type Plan } from './plan.js'
+import { KINDS, type AskedTable, type Manifest, type PlaceTable } from './manifest.js'
 import type { PointTable } from './points.js'
 import { CODES, REFUSALS, type RefusalCode } from './refusal.js'
 import { instrumentableBytes } from './reserved.js'
-import { FIXUP_KIND, SITE_KIND } from './tables.js'
+import { EXPECTED_BYTES, FIXUP_KIND, SITE_KIND, type PatchTables } from './tables.js'
 import { TACTIC_NAMES } from './tactics.js'
+
+const INT3 = 0xcc
+const MAX_HOPS = 2
 
 /** Writes instructions as text, in AT&T syntax. */
 export class Lister {
@@ -26,22 +28,39 @@ export class Lister {
 
   /** One instruction of the kernel, at its link-time address. */
   instruction(image: Image, rva: Rva, length: number): string {
-    const decoder = new Decoder(64, bytesAt(image, rva, length), DecoderOptions.None)
-    decoder.ip = image.base + BigInt(rva)
-    const insn = decoder.decode()
-    const text = this.#formatter.format(insn)
-    insn.free()
-    decoder.free()
-    return text
+    return this.instructions(bytesAt(image, rva, length), image.base + BigInt(rva))
   }
 
-  /** A patch: the code from `start` to `end`, what is completed on the target as a comment. */
-  patch(image: Image, plan: Plan, start: number, end: number, tail: number, firstFixup: number): string[] {
-    const { code, fixupOffset, fixupKind, fixupValue, fixupCount } = plan.encoded.tables
+  /** The instructions of some bytes, with '; ' between them. */
+  instructions(bytes: Uint8Array, address: bigint): string {
+    const decoder = new Decoder(64, bytes, DecoderOptions.None)
+    decoder.ip = address
+    const texts: string[] = []
+    while (decoder.canDecode) {
+      const insn = decoder.decode()
+      texts.push(this.#formatter.format(insn))
+      insn.free()
+    }
+    decoder.free()
+    return texts.join('; ')
+  }
+
+  /** What a site holds before it is spliced. */
+  site({ siteRva, siteLength, siteExpected }: PatchTables, base: bigint, site: number): string {
+    const at = site * EXPECTED_BYTES
+    return this.instructions(siteExpected.subarray(at, at + siteLength[site]!), base + BigInt(siteRva[site]!))
+  }
+
+  /**
+   * A patch: the code from `start` to `end`, what is completed on the target as a comment.
+   * @param name names places
+   */
+  patch(tables: PatchTables, start: number, end: number, tail: boolean, name: (rva: Rva) => string): string[] {
+    const { code, fixupOffset, fixupKind, fixupValue, fixupCount } = tables
     const lines: string[] = []
     const decoder = new Decoder(64, code.subarray(start, end), DecoderOptions.None)
-    let fixup = firstFixup
-    for (let at = start; at < end && code[at] !== 0xcc; ) {
+    let fixup = lowerBound(fixupOffset, start)
+    for (let at = start; at < end && code[at] !== INT3; ) {
       decoder.position = at - start
       decoder.ip = BigInt(at)
       const insn = decoder.decode()
@@ -51,8 +70,8 @@ export class Lister {
         const value = fixupValue[fixup]!
         if (fixupKind[fixup] === FIXUP_KIND.slot64) text = text.replace('$0,', `$slot${value},`)
         else if (fixupKind[fixup] === FIXUP_KIND.rel32 && insn.nearBranchTarget !== 0n) {
-          text = text.replace(/\S+$/, placeOf(image, value))
-        } else if (fixupKind[fixup] === FIXUP_KIND.rel32) comment = placeOf(image, value)
+          text = text.replace(/\S+$/, () => name(value))
+        } else if (fixupKind[fixup] === FIXUP_KIND.rel32) comment = name(value)
         else if (fixupKind[fixup] === FIXUP_KIND.abs32) comment = '+ slide'
         else comment = `per-CPU ${hex(value)}`
       }
@@ -61,7 +80,7 @@ export class Lister {
       insn.free()
     }
     decoder.free()
-    if (tail !== NONE) lines.push('ret  # as the running kernel has it')
+    if (tail) lines.push('ret  # as the running kernel has it')
     return lines
   }
 
@@ -70,64 +89,129 @@ export class Lister {
   }
 }
 
-/** The name of a point, with its place where one that is asked for is several. */
-const nameOf = (image: Image, points: PointTable, p: number): string => {
-  const point = points.asked[points.of[p]!]!
-  const rva = points.rva[p]!
-  if (rva === NONE || (point.kind !== 'block' && point.kind !== 'edge' && point.kind !== 'call')) return point.name
-  const { start, end } = { start: image.functions.start[point.fn]!, end: image.functions.end[point.fn]! }
-  const at = (place: Rva): string => (place >= start && place < end ? `${point.functionName}+${hex(place - start)}` : placeOf(image, place))
-  const to = points.to[p]!
-  if (point.kind !== 'edge') return `${point.kind}:${at(rva)}`
-  return `edge:${at(rva)}->${to >= start && to < end ? hex(to - start) : at(to)}`
+/** Where patches start in the code, ascending, and which of them a site leads to. */
+export class Patches {
+  readonly #tables: PatchTables
+  readonly #starts: Uint32Array
+
+  constructor(tables: PatchTables) {
+    this.#tables = tables
+    const starts: number[] = []
+    for (let s = 0; s < tables.siteCount; s++) {
+      if (tables.siteKind[s] !== SITE_KIND.hop) starts.push(tables.sitePatch[s]!)
+      // A window's bypass is code of its own; a return site's tail is the end of its patch.
+      if (tables.siteTail[s] !== NONE && tables.siteFormClass[s] === 0) starts.push(tables.siteTail[s]!)
+    }
+    this.#starts = Uint32Array.from(starts).sort()
+  }
+
+  /** The listing of the patch that a site leads to. */
+  list(lister: Lister, site: number, name: (rva: Rva) => string): string[] {
+    const { siteKind, sitePatch, siteTail, siteFormClass, code } = this.#tables
+    let to = site
+    for (let hops = 0; siteKind[to] === SITE_KIND.hop && hops < MAX_HOPS; hops++) to = sitePatch[to]!
+    if (siteKind[to] === undefined || siteKind[to] === SITE_KIND.hop) return []
+    const start = sitePatch[to]!
+    const end = this.#starts[lowerBound(this.#starts, start + 1)] ?? code.length
+    return lister.patch(this.#tables, start, end, siteFormClass[to] !== 0 && siteTail[to] !== NONE, name)
+  }
+}
+
+/** Texts, each once. */
+class Names {
+  readonly texts: string[] = []
+  readonly #index = new Map<string, number>()
+
+  add(text: string): number {
+    let index = this.#index.get(text)
+    if (index === undefined) {
+      index = this.texts.length
+      this.texts.push(text)
+      this.#index.set(text, index)
+    }
+    return index
+  }
+}
+
+/** The functions of some rvas. */
+const placesOf = ({ functions }: Image, rvas: Uint32Array, names: Names): PlaceTable => {
+  const from: number[] = []
+  const start: number[] = []
+  const name: number[] = []
+  let last = -1
+  let before = -1
+  for (const rva of rvas.sort()) {
+    if (rva === before) continue
+    before = rva
+    if (rva === NONE) break
+    const fn = functions.functionAt(rva)
+    if (fn === last) continue
+    last = fn
+    from.push(rva)
+    start.push(fn === NONE ? NONE : functions.start[fn]!)
+    name.push(names.add(fn === NONE ? '' : functions.nameOf(fn)))
+  }
+  return { from: Uint32Array.from(from), start: Uint32Array.from(start), name: Uint32Array.from(name) }
+}
+
+const askedTable = ({ functions }: Image, asked: PointTable['asked'], names: Names): AskedTable => {
+  const count = asked.length
+  const table = {
+    kind: new Uint8Array(count), name: new Uint32Array(count), start: new Uint32Array(count), end: new Uint32Array(count),
+    offset: new Uint32Array(count), title: new Uint32Array(count), aggregate: new Uint32Array(count),
+  }
+  asked.forEach(({ name, kind, fn, functionName, offset, aggregate }, a) => {
+    table.kind[a] = KINDS.indexOf(kind)
+    table.name[a] = names.add(functionName)
+    table.start[a] = fn === NONE ? NONE : functions.start[fn]!
+    table.end[a] = fn === NONE ? NONE : functions.end[fn]!
+    table.offset[a] = kind === 'insn' ? offset : 0
+    table.aggregate[a] = names.add(aggregate)
+    if (name !== `${kind}:${functionName}${kind === 'insn' ? `+${hex(offset)}` : ''}`) table.title[a] = 1 + names.add(name)
+  })
+  return table
+}
+
+const concat = (...lists: readonly Uint32Array[]): Uint32Array => {
+  const all = new Uint32Array(lists.reduce((sum, list) => sum + list.length, 0))
+  let at = 0
+  for (const list of lists) {
+    all.set(list, at)
+    at += list.length
+  }
+  return all
+}
+
+/** What a manifest is made of. */
+export interface Described {
+  readonly encoded: {
+    readonly tables: PatchTables
+    readonly siteTactic: Uint8Array // site -> TACTIC
+    readonly slotSite: Uint32Array //  slot -> site
+  }
+  readonly points: PointTable
+  readonly reserved: Uint8Array
 }
 
 /** Builds the manifest of a plan. */
 export const describePlan = (
-  image: Image, plan: Plan, programs: readonly string[], tool: Manifest['tool'],
+  image: Image, { encoded: { tables, siteTactic, slotSite }, points, reserved }: Described, programs: readonly string[],
+  tool: Manifest['tool'],
 ): Manifest => {
-  const { encoded: { tables, siteTactic, slotSite }, points } = plan
-  const lister = new Lister()
-  const sites: Manifest['sites'] = []
-  let fixup = 0
-  const starts = [...tables.sitePatch].filter((_, s) => tables.siteKind[s] !== SITE_KIND.hop).sort((a, b) => a - b)
-  for (let s = 0; s < tables.siteCount; s++) {
-    const hop = tables.siteKind[s] === SITE_KIND.hop
-    const start = hop ? tables.sitePatch[tables.sitePatch[s]!]! : tables.sitePatch[s]!
-    const end = starts[lowerBound(Uint32Array.from(starts), start) + 1] ?? tables.code.length
-    const rva = tables.siteRva[s]!
-    fixup = lowerBound(tables.fixupOffset, start)
-    sites.push({
-      rva,
-      at: placeOf(image, rva),
-      tactic: TACTIC_NAMES[siteTactic[s]!]!,
-      instruction: lister.instruction(image, rva, tables.siteLength[s]!),
-      listing: lister.patch(image, plan, start, end, tables.siteFormClass[s] ? tables.siteTail[s]! : NONE, fixup),
-    })
-  }
-  lister.free()
-  const described: Manifest['points'] = []
-  const refusals: Manifest['refusals'] = []
-  for (let p = 0; p < points.count; p++) {
-    const name = nameOf(image, points, p)
-    const { aggregate } = points.asked[points.of[p]!]!
-    if (points.refusal[p] !== 0) {
-      const code = CODES[points.refusal[p]!] as RefusalCode
-      const nearest = points.nearest[p]!
-      refusals.push({ point: name, code, reason: REFUSALS[code], nearest: nearest === NONE ? '' : `insn:${placeOf(image, nearest)}` })
-      continue
-    }
-    const parts: ManifestPart[] = []
-    const less: ManifestPart[] = []
-    for (let t = points.termStart[p]!; t < points.termStart[p + 1]!; t++) {
-      const slot = points.term[t]! >>> 1
-      ;(points.term[t]! & 1 ? less : parts).push({ at: placeOf(image, points.termRva[t]!), slot, site: slotSite[slot]! })
-    }
-    const derived = points.derived[p] === 1
-    described.push({
-      point: name, aggregate, derived, parts, less,
-      at: placeOf(image, derived ? points.rva[p]! : tables.siteRva[parts[0]!.site]!),
-    })
+  const names = new Names()
+  const { asked, ...columns } = points
+  const jumps = tables.fixupValue.filter((_, f) => tables.fixupKind[f] === FIXUP_KIND.rel32)
+  const places = placesOf(image, concat(points.rva, points.to, points.nearest, points.termRva, tables.siteRva, jumps), names)
+  const askedColumns = askedTable(image, asked, names)
+  // Codes that occur get numbers of their own, so that a bundle can be read when there are others.
+  const occurs = new Uint8Array(256)
+  for (const code of points.refusal) occurs[code] = 1
+  const number = new Uint8Array(256)
+  const refusals: Manifest['refusals'][number][] = []
+  for (let code = 1; code < CODES.length; code++) {
+    if (!occurs[code]) continue
+    refusals.push({ code: CODES[code]!, reason: REFUSALS[CODES[code] as RefusalCode] })
+    number[code] = refusals.length
   }
   return {
     tool,
@@ -140,10 +224,14 @@ export const describePlan = (
       symbols: [...image.symbolSources],
     },
     programs: [...programs],
-    points: described,
+    text: { bytes: image.textEnd - image.textStart, instrumentableBytes: instrumentableBytes(image, reserved) },
+    names: names.texts,
+    places,
+    asked: askedColumns,
+    points: { ...columns, refusal: points.refusal.map((code) => number[code]!) },
     refusals,
-    sites,
-    slots: tables.slotCount,
-    text: { bytes: image.textEnd - image.textStart, instrumentableBytes: instrumentableBytes(image, plan.reserved) },
+    tactics: [...TACTIC_NAMES],
+    siteTactic,
+    slotSite,
   }
 }

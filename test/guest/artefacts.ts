@@ -8,7 +8,7 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from
 import { homedir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import type { Manifest } from '../../src/splice/manifest.js'
+import type { ManifestText } from '../../src/splice/manifest.js'
 
 export interface Kernel {
   readonly name: string // of the recipe: '6.1-cloud'
@@ -138,6 +138,6 @@ export function plan(target: Kernel, programs: readonly string[], key: Key, bund
 }
 
 /** What `show --json` says of a bundle. */
-export function manifest(bundle: string): Manifest {
-  return (JSON.parse(mustKerninst('show', bundle, '--json')) as { manifest: Manifest }).manifest
+export function manifest(bundle: string): ManifestText {
+  return (JSON.parse(mustKerninst('show', bundle, '--json')) as { manifest: ManifestText }).manifest
 }
