@@ -47,7 +47,6 @@ interface Row {
 export interface Tactics {
   readonly tables: PatchTables
   readonly counted: readonly Counted[] // slot -> what
-  readonly rows: readonly Row[] //        site -> row
   readonly counts: Readonly<Record<string, number>> // what there is of each
 }
 
@@ -316,5 +315,5 @@ export const buildTactics = (ground: Ground, functions: Iterable<number>): Tacti
     if (fn !== undefined) builder.function(fn, turn++)
   }
   const tables = builder.tables()
-  return { tables, counted: builder.counted, rows: builder.rows, counts: builder.counts }
+  return { tables, counted: builder.counted, counts: builder.counts }
 }
