@@ -60,7 +60,7 @@ try workload 1
 echo function > /sys/kernel/tracing/current_tracer; echo nop > /sys/kernel/tracing/current_tracer
 try texthash save /tmp/text
 echo splicing
-workload -t 5 & load=$!
+workload -t 4 & load=$!
 trace & tracer=$!
 try kerninst-inject apply /bundle
 cat /tmp/said
@@ -70,7 +70,7 @@ try kerninst-inject dump -o /out/dump
 try kerninst-inject remove
 same
 workload -t 100000 & load=$!
-for i in 1 2 3; do
+for i in 1 2; do
   try kerninst-inject apply /bundle
   sleep 0.3
   try kerninst-inject remove

@@ -22,8 +22,8 @@ import { usable } from './junk.js'
 const MAX_WINDOW = 16
 const MAX_SHORT = 4 //         bytes of an instruction that is too short for a splice of its own
 const REACH = [-126, 129] as const // from a hop's first byte
-const MAX_WINDOWS = 2 //       in one function
-const MAX_HOPS = 4
+const MAX_WINDOWS = 1 //       in one function
+const MAX_HOPS = 3
 const PLAIN_EVERY = 5 //       of so many blocks one has a plain splice
 
 export type Way = 'plain' | 'window' | 'hop' | 'hosted' | 'chain'
