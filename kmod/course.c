@@ -23,8 +23,9 @@
  * they are preempted nowhere but in schedule_idle() (preemption is off in
  * do_idle(), kernel/sched/idle.c, 6.1 and 6.12), where each of them is while
  * the machine is stopped for the stopper thread runs in its place. The rude
- * flavour, which kernels that keep idle out of instrumentation do not need
- * any more, is asked for as optprobes ask for theirs.
+ * flavour, which waits until every CPU has switched, costs little beside, and
+ * ftrace asks for it likewise before it frees a trampoline
+ * (kernel/trace/ftrace.c, ftrace_shutdown(); 6.1 and 6.12).
  */
 #include <linux/ktime.h>
 #include <linux/rcupdate.h>

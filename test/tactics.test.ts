@@ -60,7 +60,7 @@ try workload 1
 echo function > /sys/kernel/tracing/current_tracer; echo nop > /sys/kernel/tracing/current_tracer
 try texthash save /tmp/text
 echo splicing
-workload -t 5 & load=$!
+workload -t 4 & load=$!
 trace & tracer=$!
 try kerninst-inject apply /bundle
 cat /tmp/said
@@ -70,7 +70,7 @@ try kerninst-inject dump -o /out/dump
 try kerninst-inject remove
 same
 workload -t 100000 & load=$!
-for i in 1 2 3; do
+for i in 1 2; do
   try kerninst-inject apply /bundle
   sleep 0.3
   try kerninst-inject remove
@@ -167,7 +167,8 @@ for (const name of KERNELS) {
       t.ok((tactics.counts[what] ?? 0) > 0, `there is a ${what}`)
     }
 
-    const manifest = sampleManifest()
+    const manifest = sampleManifest() // nobody reads it here: counts are taken from the dump
+    const none = new Uint32Array(0)
     const bundle = join(scratch, name)
     const identity = identify(image)
     const place = (rva: number): string => {
@@ -178,9 +179,12 @@ for (const name of KERNELS) {
       manifest: {
         ...manifest,
         image: { ...manifest.image, buildId: Buffer.from(identity.buildId).toString('hex'), base: `0x${identity.base.toString(16)}` },
-        points: [],
-        sites: tactics.rows.map(({ rva }) => ({ ...manifest.sites[0]!, rva, at: place(rva) })),
-        slots: tactics.tables.slotCount,
+        points: {
+          count: 0, of: none, rva: none, to: none, nearest: none, term: none, termRva: none,
+          refusal: new Uint8Array(0), derived: new Uint8Array(0), termStart: Uint32Array.of(0),
+        },
+        siteTactic: new Uint8Array(tactics.tables.siteCount),
+        slotSite: new Uint32Array(tactics.tables.slotCount),
       },
       target: identity, tables: tactics.tables, key: readKey(key.key), cert: readCertificateDer(key.cert),
     }))

@@ -22,8 +22,8 @@ import { usable } from './junk.js'
 const MAX_WINDOW = 16
 const MAX_SHORT = 4 //         bytes of an instruction that is too short for a splice of its own
 const REACH = [-126, 129] as const // from a hop's first byte
-const MAX_WINDOWS = 2 //       in one function
-const MAX_HOPS = 4
+const MAX_WINDOWS = 1 //       in one function
+const MAX_HOPS = 3
 const PLAIN_EVERY = 5 //       of so many blocks one has a plain splice
 
 export type Way = 'plain' | 'window' | 'hop' | 'hosted' | 'chain'
@@ -47,7 +47,6 @@ interface Row {
 export interface Tactics {
   readonly tables: PatchTables
   readonly counted: readonly Counted[] // slot -> what
-  readonly rows: readonly Row[] //        site -> row
   readonly counts: Readonly<Record<string, number>> // what there is of each
 }
 
@@ -316,5 +315,5 @@ export const buildTactics = (ground: Ground, functions: Iterable<number>): Tacti
     if (fn !== undefined) builder.function(fn, turn++)
   }
   const tables = builder.tables()
-  return { tables, counted: builder.counted, rows: builder.rows, counts: builder.counts }
+  return { tables, counted: builder.counted, counts: builder.counts }
 }
