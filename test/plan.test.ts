@@ -150,9 +150,10 @@ t.test('counting code, executed', (t) => {
     code.emit(0xc3)
     const bytes = code.bytes()
     const view = new DataView(bytes.buffer)
-    for (const fixup of code.fixups) {
-      t.equal(fixup.kind, FIXUP_KIND.slot64)
-      view.setBigUint64(fixup.offset, BigInt(fixup.value * 8), true)
+    const { fixupCount, fixupOffset, fixupKind, fixupValue } = code.fixupTables()
+    for (let i = 0; i < fixupCount; i++) {
+      t.equal(fixupKind[i], FIXUP_KIND.slot64)
+      view.setBigUint64(fixupOffset[i]!, BigInt(fixupValue[i]! * 8), true)
     }
     const head = new Uint8Array(Uint32Array.of(live, slots, bytes.length).buffer)
     cases.push(head, bytes)

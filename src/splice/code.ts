@@ -1,4 +1,5 @@
-// The patch code as it grows: bytes, and the fixups that complete them on the target (kmod/uapi/kerninst.h).
+// The patch code as it grows: bytes, and the fixups that complete them on the target (kmod/uapi/kerninst.h). A plan of a
+// whole kernel has a million fixups, so they are kept in columns.
 
 import { assert } from '../error.js'
 import { FIXUP_KIND } from './tables.js'
@@ -11,10 +12,37 @@ export interface Fixup {
   trail: number // bytes from the field's end to the instruction's end
 }
 
+export interface FixupTables {
+  fixupCount: number
+  fixupOffset: Uint32Array
+  fixupValue: Uint32Array
+  fixupKind: Uint8Array
+  fixupTrail: Uint8Array
+}
+
+const FIRST_BYTES = 256
+const FIRST_FIXUPS = 64
+
+const grownBytes = (old: Uint8Array, length: number): Uint8Array => {
+  const grown = new Uint8Array(length)
+  grown.set(old)
+  return grown
+}
+
+const grownWords = (old: Uint32Array, length: number): Uint32Array => {
+  const grown = new Uint32Array(length)
+  grown.set(old)
+  return grown
+}
+
 export class CodeBuffer {
-  #bytes = new Uint8Array(64)
+  #bytes: Uint8Array = new Uint8Array(FIRST_BYTES)
   #length = 0
-  readonly fixups: Fixup[] = []
+  #fixups = 0
+  #offset: Uint32Array = new Uint32Array(FIRST_FIXUPS)
+  #value: Uint32Array = new Uint32Array(FIRST_FIXUPS)
+  #kind: Uint8Array = new Uint8Array(FIRST_FIXUPS)
+  #trail: Uint8Array = new Uint8Array(FIRST_FIXUPS)
 
   get length(): number {
     return this.#length
@@ -24,53 +52,98 @@ export class CodeBuffer {
     return this.#bytes.slice(0, this.#length)
   }
 
+  #reserve(more: number): void {
+    const needed = this.#length + more
+    if (needed > this.#bytes.length) this.#bytes = grownBytes(this.#bytes, Math.max(needed, this.#bytes.length * 2))
+  }
+
   emit(...bytes: number[]): void {
-    this.append(Uint8Array.from(bytes))
+    this.#reserve(bytes.length)
+    for (let i = 0; i < bytes.length; i++) this.#bytes[this.#length++] = bytes[i]!
+  }
+
+  /** One byte. */
+  byte(value: number): void {
+    this.#reserve(1)
+    this.#bytes[this.#length++] = value
+  }
+
+  /** Four bytes, the lowest first. */
+  word(value: number): void {
+    this.#reserve(4)
+    const bytes = this.#bytes
+    bytes[this.#length++] = value
+    bytes[this.#length++] = value >>> 8
+    bytes[this.#length++] = value >>> 16
+    bytes[this.#length++] = value >>> 24
+  }
+
+  /** A copy of from[start, end). */
+  copy(from: Uint8Array, start: number, end: number): void {
+    this.#reserve(end - start)
+    const bytes = this.#bytes
+    for (let i = start; i < end; i++) bytes[this.#length++] = from[i]!
+  }
+
+  /** Four zeros, to be filled in on the target; `trail` bytes of the same instruction follow. */
+  field(kind: number, value: number, trail: number): void {
+    this.fixup(this.#length, kind, value, trail)
+    this.word(0)
+  }
+
+  /** A fixup of the field at `offset`, behind those that there are. */
+  fixup(offset: number, kind: number, value: number, trail: number): void {
+    const n = this.#fixups
+    assert(n === 0 || this.#offset[n - 1]! < offset, 'fixups must ascend')
+    if (n === this.#offset.length) {
+      this.#offset = grownWords(this.#offset, 2 * n)
+      this.#value = grownWords(this.#value, 2 * n)
+      this.#kind = grownBytes(this.#kind, 2 * n)
+      this.#trail = grownBytes(this.#trail, 2 * n)
+    }
+    this.#offset[n] = offset
+    this.#value[n] = value
+    this.#kind[n] = kind
+    this.#trail[n] = trail
+    this.#fixups = n + 1
   }
 
   /** Appends a piece with its fixups. */
   append(piece: Uint8Array, fixups: readonly Fixup[] = []): void {
-    while (this.#length + piece.length > this.#bytes.length) {
-      const grown = new Uint8Array(this.#bytes.length * 2)
-      grown.set(this.#bytes)
-      this.#bytes = grown
-    }
-    for (const fixup of fixups) {
-      const offset = this.#length + fixup.offset
-      const last = this.fixups.at(-1)
-      assert(last === undefined || last.offset < offset, 'fixups must ascend')
-      this.fixups.push({ ...fixup, offset })
-    }
-    this.#bytes.set(piece, this.#length)
-    this.#length += piece.length
+    for (const { offset, kind, value, trail } of fixups) this.fixup(this.#length + offset, kind, value, trail)
+    this.copy(piece, 0, piece.length)
   }
 
   /** jmp rel32 to an rva of the kernel. */
   jumpTo(rva: number): void {
-    this.append(Uint8Array.of(0xe9, 0, 0, 0, 0), [{ offset: 1, kind: FIXUP_KIND.rel32, value: rva, trail: 0 }])
+    this.byte(0xe9)
+    this.field(FIXUP_KIND.rel32, rva, 0)
   }
 
   /** Makes a 32-bit relative field, which has a fixup, lead to where the code goes on. */
   pointHere(field: number): void {
-    const k = this.fixups.findLastIndex(({ offset }) => offset === field)
-    assert(k >= 0 && this.fixups[k]!.kind === FIXUP_KIND.rel32, 'a field with a fixup')
-    this.fixups.splice(k, 1)
+    let k = this.#fixups - 1
+    while (k >= 0 && this.#offset[k]! > field) k--
+    assert(k >= 0 && this.#offset[k] === field && this.#kind[k] === FIXUP_KIND.rel32, 'a field with a fixup')
+    for (const column of [this.#offset, this.#value, this.#kind, this.#trail]) column.copyWithin(k, k + 1, this.#fixups)
+    this.#fixups--
     new DataView(this.#bytes.buffer).setInt32(field, this.#length - (field + 4), true)
   }
 
   /** The fixups, as tables. */
-  fixupTables(): { fixupCount: number; fixupOffset: Uint32Array; fixupValue: Uint32Array; fixupKind: Uint8Array; fixupTrail: Uint8Array } {
+  fixupTables(): FixupTables {
+    const count = this.#fixups
     return {
-      fixupCount: this.fixups.length,
-      fixupOffset: Uint32Array.from(this.fixups, (f) => f.offset),
-      fixupValue: Uint32Array.from(this.fixups, (f) => f.value),
-      fixupKind: Uint8Array.from(this.fixups, (f) => f.kind),
-      fixupTrail: Uint8Array.from(this.fixups, (f) => f.trail),
+      fixupCount: count,
+      fixupOffset: this.#offset.slice(0, count),
+      fixupValue: this.#value.slice(0, count),
+      fixupKind: this.#kind.slice(0, count),
+      fixupTrail: this.#trail.slice(0, count),
     }
   }
 
   /** Fills with int3 up to a multiple of `alignment`. */
   align(alignment: number): void {
-    while (this.#length % alignment !== 0) this.emit(0xcc)
+    while (this.#length % alignment !== 0) this.byte(0xcc)
   }
 }

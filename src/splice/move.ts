@@ -1,207 +1,257 @@
-// Moves one instruction out of the kernel's text into a patch: the same bytes, with fixups for what depends on place or
-// slide. What cannot be moved is refused. Also says which of the instruction's bytes differ in the running kernel.
+// Moves one instruction out of the kernel's text into a patch, or says why that cannot be done; and says which of an
+// instruction's bytes differ in the running kernel (fields.ts).
 //
-// KASLR (arch/x86/boot/compressed/misc.c, handle_relocations; 6.1 and 6.12) adds the slide to 32-bit absolute fields and
-// subtracts it from rip-relative fields that name per-CPU variables, since the per-CPU area does not move.
+//   next, jmp *op    the same bytes, with fixups for what depends on place or slide
+//   ret              the same bytes
+//   jmp rel          e9 rel32
+//   jcc rel          0f 8x rel32
+//   loop, jrcxz      the same with displacement 2; jmp +5; jmp rel32: they have no long form
+//   call *op         push $back; jmp *op: the natural return address, so that the callee and whoever walks the stack see
+//                    what they always see; an operand on the stack lies 8 bytes further up then
+//   call rel         not moved: its own displacement is changed instead
+//
+// Segment prefixes of direct transfers mean nothing (2e and 3e are hints where they are not padding, as in front of the
+// calls of retpoline thunks), and are dropped. In 6.1 and 6.12 (Debian, cloud): 21 and 22 jmp with 2e; 418 and 461 call
+// with 2e, to thunks; 2 jcc with REX in data that looks like code (6.12), refused; none with 3e, 66, 67 or f2.
 
-import { Decoder, DecoderOptions, Mnemonic, OpKind, Register, type Instruction } from '../code/iced.js'
 import { FLOW } from '../code/instructions.js'
-import { bytesAt, type Image } from '../image/image.js'
+import type { Image } from '../image/image.js'
 import type { Rva } from '../image/rva.js'
-import { lowerBound } from '../image/search.js'
-import type { CodeBuffer, Fixup } from './code.js'
+import type { CodeBuffer } from './code.js'
+import { FieldReader } from './fields.js'
 import type { RefusalCode } from './refusal.js'
 import { FIXUP_KIND, RELOC_KIND } from './tables.js'
 
 /** An instruction as it is in the image, and how it differs in the running kernel. */
-export interface Original {
-  bytes: Uint8Array
-  relocKind: number //   RELOC_KIND
-  relocOffset: number // of the 32-bit field, 0 for none
-}
+export class Original {
+  readonly relocKind: number //   RELOC_KIND
+  readonly relocOffset: number // of the 32-bit field, 0 for none
+  readonly #region: Uint8Array
+  readonly #at: number
+  readonly #length: number
 
-export interface Moved {
-  bytes: Uint8Array
-  fixups: Fixup[]
-}
+  constructor({ bytes, at }: FieldReader, length: number, relocKind: number, relocOffset: number) {
+    this.relocKind = relocKind
+    this.relocOffset = relocOffset
+    this.#region = bytes
+    this.#at = at
+    this.#length = length
+  }
 
-interface Fields {
-  /** Offset of a rip-relative displacement, or -1. */
-  ripOffset: number
-  /** The link-time address that it names. */
-  ripTarget: bigint
-  /** Whether a per-CPU variable is named: the segment is GS. */
-  perCpu: boolean
-  /** Offset of a sign-extended 32-bit absolute field that KASLR changes, or -1. */
-  absOffset: number
-}
-
-// Instructions that take an address as an immediate; logic on one does not occur.
-const ADDRESS_USERS = new Set<Mnemonic>([Mnemonic.Mov, Mnemonic.Cmp, Mnemonic.Add, Mnemonic.Sub, Mnemonic.Push])
-
-// A constant in a longer form than it needs: the assembler did not know it, so it was filled in at link time, and may be
-// something that moves (the distance of the image from its link-time address, which is 0 in the file).
-const isOddlyLong = (insn: Instruction, value: bigint): boolean =>
-  insn.mnemonic === Mnemonic.Mov ? value >= 0n : value >= -128n && value <= 127n
-
-// The same for movabs: a value that a shorter mov could have loaded (a physical address of the image, say).
-const fits32 = (value: bigint): boolean =>
-  BigInt.asUintN(32, value) === value || BigInt.asUintN(64, BigInt.asIntN(32, value)) === value
-
-const anyIn = (sorted: Uint32Array, start: Rva, end: Rva): number => {
-  const i = lowerBound(sorted, start)
-  return i < sorted.length && sorted[i]! < end ? sorted[i]! : -1
-}
-
-const fieldsOf = (image: Image, rva: Rva, bytes: Uint8Array): Fields | RefusalCode => {
-  const decoder = new Decoder(64, bytes, DecoderOptions.None)
-  decoder.ip = image.base + BigInt(rva)
-  const insn = decoder.decode()
-  const offsets = decoder.getConstantOffsets(insn)
-  try {
-    return readFields(image, rva, insn, offsets)
-  } finally {
-    offsets.free()
-    insn.free()
-    decoder.free()
+  // A view costs more than all the rest, and is rarely wanted.
+  get bytes(): Uint8Array {
+    return this.#region.subarray(this.#at, this.#at + this.#length)
   }
 }
 
-type Offsets = ReturnType<Decoder['getConstantOffsets']>
+const JMP_RM = 4 << 3 // in ModRM
+const CALL_RM = 2 << 3
+const REG_MASK = 7 << 3
 
-const readFields = (image: Image, rva: Rva, insn: Instruction, offsets: Offsets): Fields | RefusalCode => {
-  const fields: Fields = { ripOffset: -1, ripTarget: 0n, perCpu: false, absOffset: -1 }
-  const end = rva + insn.length
-  if (insn.isIpRelMemoryOperand) {
-    if (offsets.displacementSize !== 4 || insn.ipRelMemoryAddress === undefined) return 'cannot-move'
-    fields.ripOffset = offsets.displacementOffset
-    fields.ripTarget = BigInt.asUintN(64, insn.ipRelMemoryAddress)
-    fields.perCpu = insn.memorySegment === Register.GS
-    if (insn.memorySegment === Register.FS) return 'cannot-move'
-  }
-  const inImage = (value: bigint): boolean => {
-    const offset = BigInt.asUintN(64, value) - image.base
-    return offset >= 0n && offset <= BigInt(image.imageBytes)
-  }
-  const { relocs } = image
-  if (relocs.known) {
-    if (anyIn(relocs.relocAbs64, rva, end) >= 0) return 'cannot-move'
-    const abs = anyIn(relocs.relocAbs32, rva, end)
-    if (abs >= 0) {
-      fields.absOffset = abs - rva
-      if (anyIn(relocs.relocAbs32, abs + 1, end) >= 0) return 'cannot-move' // one field is all that a site can carry
-      const field = fields.absOffset
-      const plain =
-        (offsets.displacementSize === 4 && field === offsets.displacementOffset && field !== fields.ripOffset) ||
-        (offsets.immediateSize === 4 && field === offsets.immediateOffset)
-      if (!plain) return 'cannot-move'
-    }
-    const perCpu = anyIn(relocs.relocPcpu32, rva, end)
-    if (perCpu >= 0 !== fields.perCpu || (fields.perCpu && perCpu - rva !== fields.ripOffset)) return 'cannot-move'
-  } else {
-    // A heuristic: the image does not say which fields KASLR changes, so a sign-extended field whose value lies in the
-    // image is taken for an address; where it might be something else, the instruction is refused. Held against the
-    // true list, it was wrong nowhere in the 557,741 (6.1) and 648,718 (6.12) instructions of 5 bytes or more outside
-    // reserved text. Were it wrong, the site's bytes would not be the expected ones, and the bundle would be refused on
-    // the target before anything is written.
-    const candidates: number[] = []
-    for (let op = 0; op < insn.opCount; op++) {
-      const kind = insn.opKind(op)
-      if (kind === OpKind.Immediate64 && (inImage(insn.immediate64) || fits32(insn.immediate64))) return 'cannot-move'
-      // A 32-bit constant of that size may be an address's low half, or an ioctl number: it cannot be told.
-      if (kind === OpKind.Immediate32 && inImage(BigInt.asIntN(32, BigInt(insn.immediate32)))) return 'cannot-move'
-      if (kind === OpKind.Immediate32to64) {
-        const value = insn.immediate32to64
-        if (inImage(value)) {
-          // Masks look like addresses, and the base itself is a constant of the kernel's as well.
-          if (!ADDRESS_USERS.has(insn.mnemonic) || BigInt.asUintN(64, value) === image.base) return 'cannot-move'
-          candidates.push(offsets.immediateOffset)
-        } else if (insn.op0Kind === OpKind.Register && isOddlyLong(insn, value)) return 'cannot-move'
-      }
-      if (kind === OpKind.Memory && !insn.isIpRelMemoryOperand && offsets.displacementSize === 4 &&
-          inImage(BigInt.asIntN(32, insn.memoryDisplacement))) candidates.push(offsets.displacementOffset)
-    }
-    if (candidates.length > 1) return 'cannot-move'
-    fields.absOffset = candidates[0] ?? -1
-  }
-  if (fields.absOffset >= 0 && fields.perCpu) return 'cannot-move'
-  return fields
+const RSP = 4 // as base in a SIB byte, and as a register, without REX.B
+const REX_B = 1
+
+/** How much further up the stack's contents lie after a push. */
+const PUSHED = 8
+
+// The reader of the image that was asked about last; a plan asks about one.
+let last: FieldReader | undefined
+
+const readerOf = (image: Image): FieldReader =>
+  last !== undefined && last.image === image ? last : (last = new FieldReader(image))
+
+/** Where the opcode of a direct transfer is, behind prefixes that mean nothing to it. */
+const skipHints = (bytes: Uint8Array, at: number): number => {
+  while (bytes[at] === 0x2e || bytes[at] === 0x3e) at++
+  return at
 }
 
 /** The instruction's bytes as the running kernel has them, but for the slide. */
 export const originalOf = (image: Image, rva: Rva, length: number): Original | RefusalCode => {
-  const bytes = bytesAt(image, rva, length)
-  const fields = fieldsOf(image, rva, bytes)
-  if (typeof fields === 'string') return fields
-  if (fields.perCpu) return { bytes, relocKind: RELOC_KIND.sub, relocOffset: fields.ripOffset }
-  if (fields.absOffset >= 0) return { bytes, relocKind: RELOC_KIND.add, relocOffset: fields.absOffset }
-  return { bytes, relocKind: RELOC_KIND.none, relocOffset: 0 }
+  const fields = readerOf(image)
+  const why = fields.read(rva, length)
+  if (why !== '') return why
+  if (fields.perCpu) return new Original(fields, length, RELOC_KIND.sub, fields.ripOffset)
+  if (fields.absOffset >= 0) return new Original(fields, length, RELOC_KIND.add, fields.absOffset)
+  return new Original(fields, length, RELOC_KIND.none, 0)
+}
+
+const branchMoves = (bytes: Uint8Array, start: number, length: number): boolean => {
+  let at = skipHints(bytes, start)
+  const left = start + length - at
+  if (bytes[at] === 0x0f) return left === 6 && (bytes[at + 1]! & 0xf0) === 0x80
+  if ((bytes[at]! & 0xf0) === 0x70) return left === 2
+  // loop and jrcxz; with 67 they use ecx
+  if (bytes[at] === 0x67) at++
+  return (bytes[at]! & 0xfc) === 0xe0 && start + length - at === 2
+}
+
+const jumpMoves = (bytes: Uint8Array, start: number, length: number): boolean => {
+  const at = skipHints(bytes, start)
+  const left = start + length - at
+  return (bytes[at] === 0xe9 && left === 5) || (bytes[at] === 0xeb && left === 2)
+}
+
+/** ret, rep ret, ret $n */
+const returnMoves = (bytes: Uint8Array, at: number, length: number): boolean =>
+  (length === 1 && bytes[at] === 0xc3) || (length === 2 && bytes[at] === 0xf3 && bytes[at + 1] === 0xc3) ||
+  (length === 3 && bytes[at] === 0xc2)
+
+/** Where the ff of a call through a register or memory is; -1 where other prefixes than segments and REX precede it. */
+const callAt = (bytes: Uint8Array, start: number): number => {
+  let at = start
+  for (; bytes[at] !== 0xff; at++) {
+    const byte = bytes[at]!
+    const isRex = (byte & 0xf0) === 0x40
+    if (isRex ? bytes[at + 1] !== 0xff : byte !== 0x2e && byte !== 0x3e && byte !== 0x64 && byte !== 0x65) return -1
+  }
+  return (bytes[at + 1]! & REG_MASK) === CALL_RM ? at : -1
+}
+
+/** Whether the memory operand behind an opcode at `at` has rsp as its base. */
+const isOnStack = (bytes: Uint8Array, at: number, start: number): boolean => {
+  const modrm = bytes[at + 1]!
+  if (modrm >= 0xc0 || (modrm & 7) !== 4 || (bytes[at + 2]! & 7) !== RSP) return false
+  return !hasRexB(bytes, at, start)
+}
+
+const hasRexB = (bytes: Uint8Array, at: number, start: number): boolean =>
+  at > start && (bytes[at - 1]! & 0xf0) === 0x40 && (bytes[at - 1]! & REX_B) !== 0
+
+/** The displacement of an operand with a SIB byte and a base. */
+const displacementOf = (bytes: Uint8Array, at: number): number => {
+  const mod = bytes[at + 1]! >>> 6
+  if (mod === 0) return 0
+  if (mod === 1) return (bytes[at + 3]! << 24) >> 24
+  return bytes[at + 3]! | (bytes[at + 4]! << 8) | (bytes[at + 5]! << 16) | (bytes[at + 6]! << 24)
+}
+
+const whyCallStays = (fields: FieldReader, rva: Rva, length: number): RefusalCode | '' => {
+  const why = fields.read(rva, length)
+  if (why !== '') return why
+  const { bytes, at: start } = fields
+  const at = callAt(bytes, start)
+  if (at < 0 || fields.perCpu) return 'cannot-move'
+  // call *%rsp
+  if (bytes[at + 1] === (0xc0 | CALL_RM | RSP) && !hasRexB(bytes, at, start)) return 'cannot-move'
+  if (isOnStack(bytes, at, start)) {
+    const displacement = displacementOf(bytes, at)
+    // Below the stack pointer lies what the push overwrites.
+    if (fields.absOffset >= 0 || displacement < 0 || displacement + PUSHED > 0x7fffffff) return 'cannot-move'
+  }
+  return whyOutOfRange(fields)
+}
+
+/** Whether what a rip-relative operand names can be named by a fixup. */
+const whyOutOfRange = (fields: FieldReader): RefusalCode | '' => {
+  if (fields.ripOffset < 0) return ''
+  const { ripTarget } = fields
+  if (fields.perCpu) {
+    const address = fields.base + ripTarget
+    return (address | 0) === address ? '' : 'out-of-range'
+  }
+  return ripTarget >= 0 && ripTarget < fields.image.imageBytes ? '' : 'out-of-range'
 }
 
 /**
- * Moves an instruction of flow `next`, `branch` or `indirectJump`.
- * @param target where a branch goes (rva)
+ * Why an instruction cannot be moved, or ''.
+ * @param flow FLOW
+ * @param target where a direct transfer goes
  */
-export const move = (image: Image, rva: Rva, length: number, flow: number, target: Rva): Moved | RefusalCode => {
-  const bytes = bytesAt(image, rva, length).slice() // not a view: it is changed below
-  if (flow === FLOW.branch) {
-    // Only the plain near form: loop and jrcxz are short, and prefixed ones do not occur.
-    if (length !== 6 || bytes[0] !== 0x0f || (bytes[1]! & 0xf0) !== 0x80) return 'cannot-move'
-    if (target >= image.imageBytes) return 'out-of-range'
-    bytes.fill(0, 2)
-    return { bytes, fixups: [{ offset: 2, kind: FIXUP_KIND.rel32, value: target, trail: 0 }] }
-  }
-  if (flow === FLOW.indirectCall) return 'calls-through-pointer'
-  if (flow !== FLOW.next && flow !== FLOW.indirectJump) return 'cannot-move'
-  const fields = fieldsOf(image, rva, bytes)
-  if (typeof fields === 'string') return fields
-  const fixups: Fixup[] = []
-  if (fields.ripOffset >= 0) {
-    const offset = fields.ripOffset
-    const trail = length - offset - 4
-    if (fields.perCpu) {
-      if (BigInt.asUintN(64, BigInt.asIntN(32, fields.ripTarget)) !== fields.ripTarget) return 'out-of-range'
-      fixups.push({ offset, kind: FIXUP_KIND.pcpu32, value: Number(fields.ripTarget & 0xffffffffn), trail })
-    } else {
-      const value = fields.ripTarget - image.base
-      if (value < 0n || value >= BigInt(image.imageBytes)) return 'out-of-range'
-      fixups.push({ offset, kind: FIXUP_KIND.rel32, value: Number(value), trail })
-    }
-    bytes.fill(0, offset, offset + 4)
-  }
-  if (fields.absOffset >= 0) {
-    fixups.push({ offset: fields.absOffset, kind: FIXUP_KIND.abs32, value: 0, trail: 0 })
-  }
-  fixups.sort((a, b) => a.offset - b.offset)
-  return { bytes, fixups }
-}
 export const movable = (image: Image, rva: Rva, length: number, flow: number, target: Rva): RefusalCode | '' => {
-  if (flow === FLOW.branch || flow === FLOW.jump) return target >= image.imageBytes ? 'out-of-range' : ''
-  if (flow === FLOW.return) return ''
-  const m = move(image, rva, length, flow, target)
-  return typeof m === 'string' ? m : ''
+  const fields = readerOf(image)
+  if (flow === FLOW.next || flow === FLOW.indirectJump) {
+    const why = fields.read(rva, length)
+    return why !== '' ? why : whyOutOfRange(fields)
+  }
+  if (flow === FLOW.indirectCall) return whyCallStays(fields, rva, length)
+  fields.find(rva, length)
+  const { bytes, at } = fields
+  if (flow === FLOW.return) return returnMoves(bytes, at, length) ? '' : 'cannot-move'
+  if (flow === FLOW.branch ? !branchMoves(bytes, at, length) : flow !== FLOW.jump || !jumpMoves(bytes, at, length)) {
+    return 'cannot-move'
+  }
+  return target < image.imageBytes ? '' : 'out-of-range'
 }
 
+const appendBranch = (code: CodeBuffer, bytes: Uint8Array, start: number, length: number, target: Rva): void => {
+  const at = skipHints(bytes, start)
+  if (bytes[at] === 0x0f || (bytes[at]! & 0xf0) === 0x70) {
+    code.byte(0x0f)
+    code.byte(0x80 | ((bytes[at] === 0x0f ? bytes[at + 1]! : bytes[at]!) & 15))
+    code.field(FIXUP_KIND.rel32, target, 0)
+    return
+  }
+  code.copy(bytes, start, start + length - 1)
+  code.byte(2) //    to the last jmp
+  code.byte(0xeb) // over it
+  code.byte(5)
+  code.jumpTo(target)
+}
+
+/** Appends bytes[from, end) of the instruction that the reader has read, with its fixups; it starts at `fields.at`. */
+const appendOperand = (code: CodeBuffer, fields: FieldReader, from: number, end: number): void => {
+  const { bytes, at, ripOffset, absOffset } = fields
+  // The other one is not there, or it is an immediate, which lies behind.
+  const rip = at + ripOffset
+  if (ripOffset >= 0) {
+    code.copy(bytes, from, rip)
+    const trail = end - rip - 4
+    if (fields.perCpu) code.field(FIXUP_KIND.pcpu32, fields.base + fields.ripTarget, trail)
+    else code.field(FIXUP_KIND.rel32, fields.ripTarget, trail)
+    from = rip + 4
+  }
+  if (absOffset >= 0) code.fixup(code.length + at + absOffset - from, FIXUP_KIND.abs32, 0, 0)
+  code.copy(bytes, from, end)
+}
+
+const appendCall = (code: CodeBuffer, fields: FieldReader, rva: Rva, length: number): void => {
+  fields.read(rva, length)
+  const { bytes, at: start } = fields
+  const end = start + length
+  const at = callAt(bytes, start)
+  code.byte(0x68)
+  code.fixup(code.length, FIXUP_KIND.abs32, 0, 0)
+  code.word(fields.base + rva + length)
+  code.copy(bytes, start, at + 1)
+  const modrm = (bytes[at + 1]! & ~REG_MASK) | JMP_RM
+  if (!isOnStack(bytes, at, start)) {
+    code.byte(modrm)
+    appendOperand(code, fields, at + 2, end)
+    return
+  }
+  const displacement = displacementOf(bytes, at) + PUSHED
+  const short = displacement <= 127
+  code.byte((modrm & 0x3f) | (short ? 0x40 : 0x80))
+  code.byte(bytes[at + 2]!)
+  if (short) code.byte(displacement)
+  else code.word(displacement)
+}
+
+/**
+ * Appends an instruction that can be moved (movable). Where it is a branch, its target is the last four bytes.
+ * @returns whether control goes on behind it
+ */
 export const appendMoved = (code: CodeBuffer, image: Image, rva: Rva, length: number, flow: number, target: Rva): boolean => {
-  const bytes = bytesAt(image, rva, length)
-  if (flow === FLOW.branch) {
-    let at = 0
-    while (bytes[at] === 0x67 || bytes[at] === 0x2e || bytes[at] === 0x3e) at++
-    const op = bytes[at]!
-    if (op >= 0xe0 && op <= 0xe3) code.append(Uint8Array.of(...bytes.subarray(0, length - 1), 2, 0xeb, 5, 0xe9, 0, 0, 0, 0), [{ offset: length + 3, kind: FIXUP_KIND.rel32, value: target, trail: 0 }])
-    else code.append(Uint8Array.of(0x0f, 0x80 + ((op === 0x0f ? bytes[at + 1]! : op) & 15), 0, 0, 0, 0), [{ offset: 2, kind: FIXUP_KIND.rel32, value: target, trail: 0 }])
-    return true
+  const fields = readerOf(image)
+  if (flow === FLOW.next || flow === FLOW.indirectJump) {
+    fields.read(rva, length)
+    appendOperand(code, fields, fields.at, fields.at + length)
+    return flow === FLOW.next
+  }
+  if (flow === FLOW.indirectCall) {
+    appendCall(code, fields, rva, length)
+    return false
   }
   if (flow === FLOW.jump) {
     code.jumpTo(target)
     return false
   }
-  if (flow === FLOW.return) {
-    code.append(bytes)
-    return false
+  fields.find(rva, length)
+  if (flow === FLOW.branch) {
+    appendBranch(code, fields.bytes, fields.at, length, target)
+    return true
   }
-  const m = move(image, rva, length, flow, target)
-  if (typeof m === 'string') throw new Error(m)
-  code.append(m.bytes, m.fixups)
-  return flow === FLOW.next
+  code.copy(fields.bytes, fields.at, fields.at + length)
+  return false
 }
