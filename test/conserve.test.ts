@@ -420,7 +420,7 @@ t.test('loop depth', (t) => {
 })
 
 /** Text that must not be touched as a whole, in terms of refusals. */
-const WHOLE = new Set(['copied-text', 'machine-stopped', 'no-percpu-base', 'blacklisted', 'head-text', 'kprobes-text',
+const WHOLE = new Set(['copied-text', 'machine-stopped', 'no-percpu-base', 'no-interrupt-table', 'blacklisted', 'head-text', 'kprobes-text',
   'irqentry-text', 'cpuidle-text', 'noinstr', 'entry-text', 'outside-text'])
 
 interface Figures {

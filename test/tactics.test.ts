@@ -18,9 +18,9 @@ import { loadImage } from '../src/image/image.js'
 import { NONE } from '../src/image/rva.js'
 import { solveLiveness } from '../src/liveness/live.js'
 import { identify } from '../src/pipeline.js'
+import { Ground } from '../src/splice/ground.js'
 import { buildInjector, buildModule, kernel, keygen, program } from './guest/artefacts.js'
 import { runGuest, type GuestResult } from './guest/guest.js'
-import { groundOf } from './guest/splices.js'
 import { buildTactics, type Tactics, type Way } from './guest/tactics.js'
 import { sampleManifest } from './sample.js'
 
@@ -158,7 +158,7 @@ for (const name of KERNELS) {
     const module = buildModule(target, key.cert, scratch)
     const faulty = buildModule(target, key.cert, join(scratch, 'faulty'), ['FAULT=1'])
     const image = loadImage(target.vmlinux)
-    const ground = groundOf(solveLiveness(buildGraph(image)), await SecondDecoder.load())
+    const ground = new Ground(solveLiveness(buildGraph(image)), await SecondDecoder.load())
     const functions: number[] = []
     for (let f = 0; f < image.functions.count; f++) if (BUSY.test(image.functions.nameOf(f))) functions.push(f)
     const tactics = buildTactics(ground, functions)

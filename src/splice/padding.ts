@@ -17,7 +17,7 @@ import { CODES, type RefusalCode } from './refusal.js'
 
 /** Reserved for reasons that concern whole functions, and maybe what lies around them. */
 const WHOLE: ReadonlySet<RefusalCode | ''> = new Set([
-  'copied-text', 'machine-stopped', 'no-percpu-base', 'blacklisted', 'head-text', 'kprobes-text', 'irqentry-text', 'cpuidle-text',
+  'copied-text', 'machine-stopped', 'no-percpu-base', 'no-interrupt-table', 'blacklisted', 'head-text', 'kprobes-text', 'irqentry-text', 'cpuidle-text',
   'noinstr', 'entry-text',
 ])
 

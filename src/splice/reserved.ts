@@ -27,10 +27,19 @@ const MACHINE_STOPPED = new RegExp(
       'multi_cpu_stop', 'stop_machine_yield', 'ack_state', 'rcu_momentary_\\w+', 'touch_nmi_watchdog',
       'touch_softlockup_watchdog\\w*', '__rcu_read_lock', '__rcu_read_unlock', 'rcu_read_unlock_special', 'notify_die',
       '(atomic_)?notifier_call_chain', 'do_int3', 'get_kprobe', 'kprobe_int3_handler', 'kprobe_exceptions_notify',
-      'arch_uprobe_exception_notify',
+      'arch_uprobe_exception_notify', 'trace_(hwlat|osnoise)_callback',
     ].join('|') +
     ')$',
 )
+
+// What a CPU that comes up runs before it has its interrupt table: an int3 that stands there for a while, as windows have
+// them, would end in a triple fault (arch/x86/kernel/smpboot.c, start_secondary, 6.1 and 6.12).
+const NO_INTERRUPT_TABLE = /^(start_secondary|cr4_init|cpu_init_exception_handling|load_current_idt|early_setup_idt)$/
+
+// What the tracepoint notifier:notifier_run runs, where it is switched on, between such an int3 and the module's notifier
+// (kernel/notifier.c, 6.12): the same, but for whatever else is hooked to it.
+const TRACES_NOTIFIERS =
+  /^(__traceiter_notifier_\w+|__probestub_notifier_\w+|(perf_)?trace_event_raw_event_notifier_info|perf_trace_notifier_info|(__)?trace_event_buffer_\w+|ring_buffer_(lock_reserve|unlock_commit))$/
 
 // Where the GS base is not yet, or no longer, the per-CPU area's (arch/x86/power/cpu.c, hibernate_asm_64.S,
 // kernel/acpi/wakeup_64.S, machine_kexec_64.c).
@@ -64,7 +73,8 @@ export const findReserved = (image: Image): Uint8Array => {
     const start = functions.start[f]!
     const end = functions.end[f]!
     if (COPIED.test(name)) mark('copied-text', start, end)
-    else if (MACHINE_STOPPED.test(name)) mark('machine-stopped', start, end)
+    else if (MACHINE_STOPPED.test(name) || TRACES_NOTIFIERS.test(name)) mark('machine-stopped', start, end)
+    else if (NO_INTERRUPT_TABLE.test(name)) mark('no-interrupt-table', start, end)
     else if (NO_PERCPU_BASE.test(name)) mark('no-percpu-base', start, end)
   }
   tables.kprobeBlacklist.start.forEach((start, i) => mark('blacklisted', start, tables.kprobeBlacklist.end[i]!))

@@ -13,9 +13,9 @@ import { FLOW } from '../../src/code/instructions.js'
 import { bytesAt, type Image } from '../../src/image/image.js'
 import { NONE, type Rva } from '../../src/image/rva.js'
 import { lowerBound } from '../../src/image/search.js'
-import { move, originalOf } from '../../src/splice/move.js'
+import { wholeInsn, type Ground, type PlannedFunction } from '../../src/splice/ground.js'
+import { appendMoved, movable, originalOf } from '../../src/splice/move.js'
 import { reservedCode } from '../../src/splice/reserved.js'
-import { spliceBefore, type Ground, type PlannedFunction } from '../../src/splice/site.js'
 import { EXPECTED_BYTES, RELOC_KIND, SITE_FLAG, SITE_KIND, type PatchTables } from '../../src/splice/tables.js'
 import { usable } from './junk.js'
 
@@ -127,7 +127,8 @@ class Builder {
     if (this.#ground.live.graph.targets.anyInside(at, at + length[i]!) || !this.#free(at, at + length[i]!)) return false
     const original = originalOf(this.#image, at, length[i]!)
     return typeof original !== 'string' && original.relocKind === RELOC_KIND.none &&
-      typeof move(this.#image, at, length[i]!, flow[i]!, target[i]!) !== 'string'
+      movable(this.#image, at, length[i]!, flow[i]!, target[i]!) === '' &&
+      this.#ground.confirms(wholeInsn(this.#ground, fn, i))
   }
 
   /** Code that counts in `slot`, or not, and runs [first, last). Returns its offset. */
@@ -137,9 +138,7 @@ class Builder {
     const offset = this.code.length
     if (slot !== NONE) emitCounters(this.code, fn.liveness.liveIn[first]!, [slot])
     for (let i = first; i < last; i++) {
-      const moved = move(this.#image, rva[i]!, length[i]!, flow[i]!, target[i]!)
-      if (typeof moved === 'string') throw new Error(moved)
-      this.code.append(moved.bytes, moved.fixups)
+      appendMoved(this.code, this.#image, rva[i]!, length[i]!, flow[i]!, target[i]!)
     }
     this.code.jumpTo(rva[last - 1]! + length[last - 1]!)
     return offset
@@ -155,8 +154,6 @@ class Builder {
     const { rva, length } = fn.graph.insns
     for (let i = first; i < last; i++) {
       if (length[i]! < 5 || !this.movable(fn, i)) continue
-      const splice = spliceBefore(this.#ground, fn, i)
-      if (typeof splice === 'string' || splice.tactic !== 'jump-over') continue
       const slot = this.#counter('plain', rva[i]!, NONE)
       this.#row({ rva: rva[i]!, length: length[i]!, kind: SITE_KIND.jmp, flags: 0, patch: this.#patch(fn, i, i + 1, slot), tail: NONE })
       this.#take(rva[i]!, rva[i]! + length[i]!)
@@ -280,7 +277,6 @@ class Builder {
     const index = new Map(rows.map((row, i) => [row, i]))
     const siteExpected = new Uint8Array(rows.length * EXPECTED_BYTES)
     rows.forEach((row, i) => siteExpected.set(bytesAt(this.#image, row.rva, row.length), i * EXPECTED_BYTES))
-    const { fixups } = this.code
     return {
       siteCount: rows.length,
       siteRva: Uint32Array.from(rows, (row) => row.rva),
@@ -295,11 +291,7 @@ class Builder {
       siteExpected,
       formCount: 0, formClass: new Uint8Array(0), formKind: new Uint8Array(0), formBytes: new Uint8Array(0),
       formTarget: new Uint32Array(0),
-      fixupCount: fixups.length,
-      fixupOffset: Uint32Array.from(fixups, (f) => f.offset),
-      fixupValue: Uint32Array.from(fixups, (f) => f.value),
-      fixupKind: Uint8Array.from(fixups, (f) => f.kind),
-      fixupTrail: Uint8Array.from(fixups, (f) => f.trail),
+      ...this.code.fixupTables(),
       code: this.code.bytes(),
       slotCount: this.counted.length,
     }
