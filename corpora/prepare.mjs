@@ -25,7 +25,7 @@ const CACHE = process.env.KERNINST_CACHE ??
   join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'kerninst')
 
 /** What each purpose boots. */
-const KERNELS = { demo: ['6.1-cloud'], test: ['6.1-cloud', '6.12-cloud'], bench: ['6.1-cloud', '6.12-cloud'] }
+const KERNELS = { demo: ['6.1-cloud'], test: ['6.1-cloud', '6.12-cloud'], bench: ['6.1-cloud', '6.12-cloud'], coverage: ['6.1-cloud', '6.12-cloud', '6.1-rt'] }
 
 const EXIT_USAGE = 64
 const EXIT_UNAVAILABLE = 69
@@ -306,7 +306,7 @@ async function main(args) {
   const update = args.includes('--update')
   const kernels = KERNELS[purposes[0] ?? '']
   if (!kernels || purposes.length !== 1 || args.some(arg => arg.startsWith('-') && arg !== '--update')) {
-    throw new Failure(EXIT_USAGE, 'usage: node corpora/prepare.mjs demo|test|bench [--update]')
+    throw new Failure(EXIT_USAGE, 'usage: node corpora/prepare.mjs demo|test|bench|coverage [--update]')
   }
   if (process.platform !== 'linux' || process.arch !== 'x64') {
     throw new Failure(EXIT_UNAVAILABLE, `needs Linux on x86-64; this is ${process.platform} on ${process.arch}`)

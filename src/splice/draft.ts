@@ -130,7 +130,8 @@ export class Draft {
     if (site !== NONE) return this.#joins(site, i) ? this.siteTactic[site]! : 'site-taken'
     const why = this.#direct(fn.graph, insn, i)
     if (why === '') return this.ground.confirms(i) ? this.#directTactic(i) : 'decoders-disagree'
-    if (this.#windowAround(i) !== NONE) return TACTIC.window
+    const first = this.#windowAround(i)
+    if (first !== NONE && this.#confirms(first, this.#windowFrom(first, i, JUMP_BYTES))) return TACTIC.window
     if (why !== 'too-short') return why
     const whyNot = this.#whyNoShortJump(i)
     if (whyNot !== '') return whyNot
