@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Runs instructions where they lie and where they were moved to, from the same
+ * random registers, flags and memory, and compares what they leave behind.
+ *
+ * Standard input: struct head, the image, the moved code, then `cases` times
+ * struct job. The image is mapped at IMAGE, the code at CODE, both ready to run.
+ * The image's first three words are for this program: behind an instruction lies
+ * a jmp through the first one, where branches go one through the second. The
+ * third is where calls, returns and jumps through registers and memory go, which
+ * is put into the registers in `points` and, with FILL, all over memory.
+ *
+ * Registers in `base` get addresses in the buffer (with PERCPU: such that GS
+ * makes them so), those in `index` small multiples of 16, with COUNT rcx gets
+ * what loops end at; a register in `both`, times `factor`, is an address in the
+ * buffer. rsp points into the buffer.
+ *
+ * Prints for each case WORD WAYS: same, differs, or faults (when it never ran),
+ * and a set of where it went: 1 behind it, 2 the branch's target, 4 the third.
+ */
+#define _GNU_SOURCE
+#include <asm/prctl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define IMAGE		0x30000000ul
+#define CODE		0x50000000ul
+#define BUFFER		0x32000000ul
+#define BUFFER_BYTES	4096
+#define SLACK		16384	/* for what saves a processor's whole state */
+#define MIDDLE		1536	/* of the buffer: where operands lie, apart from */
+#define STACK		512	/* what is pushed */
+#define PERCPU_START	0x3000	/* GS:this is the buffer */
+#define ROUNDS		6
+#define COUNT_ROUNDS	48	/* of what may go either way */
+#define ATTEMPTS	60	/* division rarely succeeds */
+#define REPEATS		4	/* of what differs */
+#define RCX		1
+#define RSP		4
+
+#define FILL	1
+#define PERCPU	2
+#define COUNT	4
+
+struct head {
+	uint32_t image_bytes, code_bytes, cases;
+};
+
+struct job {
+	uint32_t at, patch, base, index, both, factor, points, flags;
+};
+
+struct state {
+	uint64_t gpr[16];
+	uint64_t flags;
+};
+
+struct state in, out;
+void *code_pointer;
+uint64_t saved_rsp, went;
+uint8_t fx_clean[512] __attribute__((aligned(16)));
+uint8_t fx_in[512] __attribute__((aligned(16)));
+uint8_t fx_out[512] __attribute__((aligned(16)));
+
+/* Flags that may be set at will: CF PF AF ZF SF OF. */
+#define ARITHMETIC 0x8d5ull
+
+/* The stack is the instruction's until its outcome has been saved. */
+void run(void);
+void behind(void);
+void taken(void);
+void away(void);
+asm(".globl run, behind, taken, away\n"
+    "run:\n"
+    "	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
+    "	mov %rsp, saved_rsp(%rip)\n"
+    "	fxrstor fx_in(%rip)\n"
+    "	pushq in+128(%rip); popfq\n"
+    "	mov in+0(%rip), %rax; mov in+8(%rip), %rcx; mov in+16(%rip), %rdx; mov in+24(%rip), %rbx\n"
+    "	mov in+32(%rip), %rsp\n"
+    "	mov in+40(%rip), %rbp; mov in+48(%rip), %rsi; mov in+56(%rip), %rdi\n"
+    "	mov in+64(%rip), %r8; mov in+72(%rip), %r9; mov in+80(%rip), %r10; mov in+88(%rip), %r11\n"
+    "	mov in+96(%rip), %r12; mov in+104(%rip), %r13; mov in+112(%rip), %r14; mov in+120(%rip), %r15\n"
+    "	jmp *code_pointer(%rip)\n"
+    "behind:	movq $1, went(%rip); jmp 1f\n"
+    "taken:	movq $2, went(%rip); jmp 1f\n"
+    "away:	movq $4, went(%rip)\n"
+    "1:	mov %rax, out+0(%rip); mov %rcx, out+8(%rip); mov %rdx, out+16(%rip); mov %rbx, out+24(%rip)\n"
+    "	mov %rsp, out+32(%rip)\n"
+    "	mov %rbp, out+40(%rip); mov %rsi, out+48(%rip); mov %rdi, out+56(%rip)\n"
+    "	mov %r8, out+64(%rip); mov %r9, out+72(%rip); mov %r10, out+80(%rip); mov %r11, out+88(%rip)\n"
+    "	mov %r12, out+96(%rip); mov %r13, out+104(%rip); mov %r14, out+112(%rip); mov %r15, out+120(%rip)\n"
+    "	mov saved_rsp(%rip), %rsp\n"
+    "	pushfq; popq out+128(%rip)\n"
+    "	cld\n"
+    "	fxsave fx_out(%rip)\n"
+    "	fxrstor fx_clean(%rip)\n"
+    "	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
+    "	ret\n");
+
+static uint8_t *const buffer = (uint8_t *)BUFFER;
+static uint8_t original[BUFFER_BYTES];
+static sigjmp_buf fault;
+static uint64_t seed;
+
+static uint64_t random64(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed;
+}
+
+static void caught(int number)
+{
+	(void)number;
+	siglongjmp(fault, 1);
+}
+
+/* Registers, flags, where it went, x87 and vector registers, memory: in words. */
+#define MACHINE_WORDS	(16 + 1 + 1 + 64)
+#define WORDS		(MACHINE_WORDS + BUFFER_BYTES / 8)
+
+struct outcome {
+	int faulted;
+	uint64_t word[WORDS];
+};
+
+static void once(unsigned long at, struct outcome *o)
+{
+	memset(o, 0, sizeof(*o));
+	memcpy(buffer, original, BUFFER_BYTES);
+	if (sigsetjmp(fault, 0)) {
+		asm volatile("cld; fxrstor %0" : : "m"(fx_clean));
+		o->faulted = 1;
+		return;
+	}
+	code_pointer = (void *)at;
+	run();
+	memcpy(o->word, out.gpr, sizeof(out.gpr));
+	o->word[16] = out.flags & ARITHMETIC;
+	o->word[17] = went;
+	/* Where the last x87 instruction lay, and its operand. */
+	memset(fx_out + 8, 0, 16);
+	memcpy(o->word + 18, fx_out, 416); /* behind it: what a process may use as it likes */
+	memcpy(o->word + MACHINE_WORDS, buffer, BUFFER_BYTES);
+}
+
+static void draw(const struct job *job)
+{
+	for (int i = 0; i < 16; i++) {
+		/* Small numbers make division and the ends of ranges likely. */
+		in.gpr[i] = random64() & 3 ? random64() : random64() & 0xff;
+		if (job->index >> i & 1)
+			in.gpr[i] = (random64() & 7) * 16;
+		if (job->base >> i & 1)
+			in.gpr[i] = BUFFER + MIDDLE + (random64() & 0x3c0) -
+				    (job->flags & PERCPU ? BUFFER - PERCPU_START : 0);
+		if (job->both >> i & 1)
+			in.gpr[i] = (BUFFER + MIDDLE + (random64() & 0x3c0)) / job->factor;
+		if (job->points >> i & 1)
+			in.gpr[i] = (uint64_t)away;
+	}
+	if (job->flags & COUNT)
+		in.gpr[RCX] = random64() % 3 + (random64() & 1 ? random64() << 32 : 0);
+	if (!(job->points >> RSP & 1))
+		in.gpr[RSP] = BUFFER + STACK + (random64() & 0x1c0);
+	in.flags = 0x202 | (random64() & ARITHMETIC);
+	for (int i = 0; i < BUFFER_BYTES; i += 8) {
+		uint64_t bytes = job->flags & FILL ? (uint64_t)away : random64();
+
+		memcpy(original + i, &bytes, 8);
+	}
+	for (int i = 160; i < 416; i += 8) {
+		uint64_t bytes = random64();
+
+		memcpy(fx_in + i, &bytes, 8);
+	}
+}
+
+/* Chance (rdtsc) and what the kernel does in between make two equal runs differ. */
+static int differs(const struct job *job, struct outcome *first)
+{
+	static struct outcome again, moved;
+
+	once(IMAGE + job->at, first);
+	once(CODE + job->patch, &moved);
+	once(IMAGE + job->at, &again);
+	if (first->faulted != moved.faulted)
+		return 1;
+	for (int i = 0; i < WORDS; i++)
+		if (first->word[i] != moved.word[i] && first->word[i] == again.word[i])
+			return 1;
+	return 0;
+}
+
+static const char *judge(const struct job *job, uint64_t *ways)
+{
+	static struct outcome first;
+	int rounds = job->flags & COUNT ? COUNT_ROUNDS : ROUNDS, round = 0;
+
+	for (int attempt = 0; attempt < ATTEMPTS && round < rounds; attempt++) {
+		int repeat = 0;
+
+		draw(job);
+		while (differs(job, &first))
+			if (++repeat == REPEATS)
+				return "differs";
+		if (!first.faulted) {
+			*ways |= first.word[17];
+			round++;
+		}
+	}
+	return round ? "same" : "faults";
+}
+
+static int map(unsigned long at, size_t bytes, int protection)
+{
+	return mmap((void *)at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == (void *)at;
+}
+
+int main(int argc, char **argv)
+{
+	static uint8_t signal_stack[65536];
+	const stack_t stack = { .ss_sp = signal_stack, .ss_size = sizeof(signal_stack) };
+	struct sigaction action = { .sa_handler = caught, .sa_flags = SA_ONSTACK | SA_NODEFER };
+	static const int signals[] = { SIGSEGV, SIGILL, SIGFPE, SIGBUS, SIGTRAP };
+	void (*const exits[3])(void) = { behind, taken, away };
+	const int all = PROT_READ | PROT_WRITE | PROT_EXEC;
+	struct head head;
+	struct job job;
+
+	seed = argc > 1 ? strtoull(argv[1], NULL, 0) | 1 : 1;
+	alarm(600);
+	if (fread(&head, sizeof(head), 1, stdin) != 1 || !map(IMAGE, head.image_bytes, all) ||
+	    !map(CODE, head.code_bytes, all) || !map(BUFFER, BUFFER_BYTES + SLACK, PROT_READ | PROT_WRITE) ||
+	    syscall(SYS_arch_prctl, ARCH_SET_GS, BUFFER - PERCPU_START)) {
+		perror("setup");
+		return 2;
+	}
+	if (fread((void *)IMAGE, 1, head.image_bytes, stdin) != head.image_bytes ||
+	    fread((void *)CODE, 1, head.code_bytes, stdin) != head.code_bytes) {
+		fprintf(stderr, "too short\n");
+		return 2;
+	}
+	memcpy((void *)IMAGE, exits, sizeof(exits));
+	sigaltstack(&stack, NULL);
+	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
+		sigaction(signals[i], &action, NULL);
+	asm volatile("fxsave %0" : "=m"(fx_clean));
+	memcpy(fx_in, fx_clean, sizeof(fx_in));
+	while (head.cases-- > 0) {
+		const char *word;
+		uint64_t ways = 0;
+
+		if (fread(&job, sizeof(job), 1, stdin) != 1) {
+			fprintf(stderr, "too few cases\n");
+			return 2;
+		}
+		word = judge(&job, &ways);
+		printf("%s %d\n", word, (int)ways);
+	}
+	return 0;
+}
