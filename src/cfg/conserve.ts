@@ -262,7 +262,8 @@ export const chooseFlows = (net: Net, cost: Float64Array, wanted: Uint8Array): C
   }
   order.sort((a, b) => cost[b]! - cost[a]! || a - b)
   const byCost = chooseBy(net, cost, wanted, Uint32Array.from(order))
-  if (!mixed) return byCost
+  // Where it takes nothing that is not wanted, leaving such flows out first would not be cheaper.
+  if (!mixed || byCost.measured.every((f) => wanted[f] === 1)) return byCost
   order.sort((a, b) => wanted[a]! - wanted[b]! || cost[b]! - cost[a]! || a - b)
   const byUse = chooseBy(net, cost, wanted, Uint32Array.from(order))
   return byUse.cost < byCost.cost ? byUse : byCost

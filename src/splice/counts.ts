@@ -38,8 +38,8 @@ export const whyNoFlows = ({ graph }: PlannedFunction): RefusalCode | '' =>
  */
 const EXTRA = [0, 2, 3] as const
 
-/** No splice of its own adds fewer instructions: a pointer, an increment, a jump. */
-const LEAST_COST = 3
+/** LEVEL -> no splice of its own adds fewer instructions: a pointer, an increment, jumps. */
+const LEAST_COST = [3, 4, 5] as const
 
 /** Counts all blocks, or all edges, of a function that its entries reach. `staying` is cfg/flows.ts, findStaying. */
 export const countFlows = (draft: Draft, fn: PlannedFunction, staying: Uint8Array, kind: CountKind): Counts => {
@@ -50,16 +50,16 @@ export const countFlows = (draft: Draft, fn: PlannedFunction, staying: Uint8Arra
 /** The cheapest instruction of a block to count it at. */
 const cheapest = (draft: Draft, fn: PlannedFunction, block: number): { insn: number; cost: number; level: number } => {
   const first = fn.graph.blockFirst[block]!
-  const end = fn.graph.blockFirst[block + 1]!
+  const last = fn.graph.blockFirst[block + 1]! - 1
   for (const level of LEVELS) {
-    let insn = first
-    let cost = Infinity
-    for (let i = first; i < end; i++) {
+    // The last one first: transfers are cheapest.
+    let insn = last
+    let cost = draft.costBefore(fn, last, level)
+    for (let i = first; i < last && cost > LEAST_COST[level]; i++) {
       const own = draft.costBefore(fn, i, level)
       if (own >= cost) continue
       insn = i
       cost = own
-      if (cost <= LEAST_COST) break
     }
     if (cost !== Infinity) return { insn, cost: cost + EXTRA[level], level }
   }
