@@ -6,9 +6,10 @@
  * Standard input: struct head, the image, the moved code, then `cases` times
  * struct job. The image is mapped at IMAGE, the code at CODE, both ready to run.
  * The image's first three words are for this program: behind an instruction lies
- * a jmp through the first one, where branches go one through the second. The
- * third is where calls, returns and jumps through registers and memory go, which
- * is put into the registers in `points` and, with FILL, all over memory.
+ * a jmp through the first one; where branches go, one through the second; gates
+ * end in one through the third. Calls, returns and jumps through registers and
+ * memory go to gates: registers in `points` lead to the first one, with FILL each
+ * word of memory to its own.
  *
  * Registers in `base` get addresses in the buffer (with PERCPU: such that GS
  * makes them so), those in `index` small multiples of 16, with COUNT rcx gets
@@ -16,7 +17,7 @@
  * buffer. rsp points into the buffer.
  *
  * Prints for each case WORD WAYS: same, differs, or faults (when it never ran),
- * and a set of where it went: 1 behind it, 2 the branch's target, 4 the third.
+ * and a set of where it went: 1 behind it, 2 the branch's target, 4 a gate.
  */
 #define _GNU_SOURCE
 #include <asm/prctl.h>
@@ -42,6 +43,9 @@
 #define COUNT_ROUNDS	48	/* of what may go either way */
 #define ATTEMPTS	60	/* division rarely succeeds */
 #define REPEATS		4	/* of what differs */
+#define GATES		0x34000000ul
+#define GATE_BYTES	32
+#define WENT		0x34010000ul	/* u64: the way, and << 8 the gate's number */
 #define RCX		1
 #define RSP		4
 
@@ -64,7 +68,7 @@ struct state {
 
 struct state in, out;
 void *code_pointer;
-uint64_t saved_rsp, went;
+uint64_t saved_rsp;
 uint8_t fx_clean[512] __attribute__((aligned(16)));
 uint8_t fx_in[512] __attribute__((aligned(16)));
 uint8_t fx_out[512] __attribute__((aligned(16)));
@@ -89,10 +93,9 @@ asm(".globl run, behind, taken, away\n"
     "	mov in+64(%rip), %r8; mov in+72(%rip), %r9; mov in+80(%rip), %r10; mov in+88(%rip), %r11\n"
     "	mov in+96(%rip), %r12; mov in+104(%rip), %r13; mov in+112(%rip), %r14; mov in+120(%rip), %r15\n"
     "	jmp *code_pointer(%rip)\n"
-    "behind:	movq $1, went(%rip); jmp 1f\n"
-    "taken:	movq $2, went(%rip); jmp 1f\n"
-    "away:	movq $4, went(%rip)\n"
-    "1:	mov %rax, out+0(%rip); mov %rcx, out+8(%rip); mov %rdx, out+16(%rip); mov %rbx, out+24(%rip)\n"
+    "behind:	movq $1, 0x34010000; jmp away\n"
+    "taken:	movq $2, 0x34010000; jmp away\n"
+    "away:	mov %rax, out+0(%rip); mov %rcx, out+8(%rip); mov %rdx, out+16(%rip); mov %rbx, out+24(%rip)\n"
     "	mov %rsp, out+32(%rip)\n"
     "	mov %rbp, out+40(%rip); mov %rsi, out+48(%rip); mov %rdi, out+56(%rip)\n"
     "	mov %r8, out+64(%rip); mov %r9, out+72(%rip); mov %r10, out+80(%rip); mov %r11, out+88(%rip)\n"
@@ -146,7 +149,7 @@ static void once(unsigned long at, struct outcome *o)
 	run();
 	memcpy(o->word, out.gpr, sizeof(out.gpr));
 	o->word[16] = out.flags & ARITHMETIC;
-	o->word[17] = went;
+	o->word[17] = *(uint64_t *)WENT;
 	/* Where the last x87 instruction lay, and its operand. */
 	memset(fx_out + 8, 0, 16);
 	memcpy(o->word + 18, fx_out, 416); /* behind it: what a process may use as it likes */
@@ -155,18 +158,19 @@ static void once(unsigned long at, struct outcome *o)
 
 static void draw(const struct job *job)
 {
+	const uint64_t shift = job->flags & PERCPU ? BUFFER - PERCPU_START : 0;
+
 	for (int i = 0; i < 16; i++) {
 		/* Small numbers make division and the ends of ranges likely. */
 		in.gpr[i] = random64() & 3 ? random64() : random64() & 0xff;
 		if (job->index >> i & 1)
 			in.gpr[i] = (random64() & 7) * 16;
 		if (job->base >> i & 1)
-			in.gpr[i] = BUFFER + MIDDLE + (random64() & 0x3c0) -
-				    (job->flags & PERCPU ? BUFFER - PERCPU_START : 0);
+			in.gpr[i] = BUFFER + MIDDLE + (random64() & 0x3c0) - shift;
 		if (job->both >> i & 1)
-			in.gpr[i] = (BUFFER + MIDDLE + (random64() & 0x3c0)) / job->factor;
+			in.gpr[i] = (BUFFER + MIDDLE + (random64() & 0x3c0) - shift) / job->factor & ~63ul;
 		if (job->points >> i & 1)
-			in.gpr[i] = (uint64_t)away;
+			in.gpr[i] = GATES;
 	}
 	if (job->flags & COUNT)
 		in.gpr[RCX] = random64() % 3 + (random64() & 1 ? random64() << 32 : 0);
@@ -174,7 +178,7 @@ static void draw(const struct job *job)
 		in.gpr[RSP] = BUFFER + STACK + (random64() & 0x1c0);
 	in.flags = 0x202 | (random64() & ARITHMETIC);
 	for (int i = 0; i < BUFFER_BYTES; i += 8) {
-		uint64_t bytes = job->flags & FILL ? (uint64_t)away : random64();
+		uint64_t bytes = job->flags & FILL ? GATES + i / 8 * GATE_BYTES : random64();
 
 		memcpy(original + i, &bytes, 8);
 	}
@@ -214,11 +218,25 @@ static const char *judge(const struct job *job, uint64_t *ways)
 			if (++repeat == REPEATS)
 				return "differs";
 		if (!first.faulted) {
-			*ways |= first.word[17];
+			*ways |= first.word[17] & 0xff;
 			round++;
 		}
 	}
 	return round ? "same" : "faults";
+}
+
+/* Each says that it was gone through: movq $4 + (number << 8), WENT; jmp *IMAGE+16. */
+static void build_gates(void)
+{
+	for (uint32_t i = 0; i < BUFFER_BYTES / 8; i++) {
+		uint8_t *gate = (uint8_t *)GATES + i * GATE_BYTES;
+		const uint32_t words[2] = { WENT, 4 + (i << 8) }, out_of_here = IMAGE + 16;
+
+		memcpy(gate, "\x48\xc7\x04\x25", 4);
+		memcpy(gate + 4, words, 8);
+		memcpy(gate + 12, "\xff\x24\x25", 3);
+		memcpy(gate + 15, &out_of_here, 4);
+	}
 }
 
 static int map(unsigned long at, size_t bytes, int protection)
@@ -241,6 +259,7 @@ int main(int argc, char **argv)
 	alarm(600);
 	if (fread(&head, sizeof(head), 1, stdin) != 1 || !map(IMAGE, head.image_bytes, all) ||
 	    !map(CODE, head.code_bytes, all) || !map(BUFFER, BUFFER_BYTES + SLACK, PROT_READ | PROT_WRITE) ||
+	    !map(GATES, WENT + 8 - GATES, all) ||
 	    syscall(SYS_arch_prctl, ARCH_SET_GS, BUFFER - PERCPU_START)) {
 		perror("setup");
 		return 2;
@@ -251,6 +270,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	memcpy((void *)IMAGE, exits, sizeof(exits));
+	build_gates();
 	sigaltstack(&stack, NULL);
 	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
 		sigaction(signals[i], &action, NULL);
