@@ -23,7 +23,7 @@ import { identify } from '../src/pipeline.js'
 import { resolvePoints } from '../src/probe/points.js'
 import { parseProgram } from '../src/probe/program.js'
 import { showJson } from '../src/report/show.js'
-import { checkPlan } from '../src/splice/check.js'
+import { checkPlan, PlanChecker } from '../src/splice/check.js'
 import { CodeBuffer } from '../src/splice/code.js'
 import { describeLive, emitCounters } from '../src/splice/counter.js'
 import { describePlan } from '../src/splice/describe.js'
@@ -504,8 +504,9 @@ for (const kernel of KERNELS) {
       const present = new Set(all.encoded.siteTactic)
       for (const [tactic, name] of TACTIC_NAMES.entries()) t.ok(present.has(tactic), name)
       const copy = (): { -readonly [K in keyof PatchTables]: PatchTables[K] } => structuredClone(tables)
+      const checker = new PlanChecker(live.graph, all.reserved, second)
       const check = (changed: PatchTables, slots = all.encoded): void => {
-        checkPlan(live.graph, { ...slots, tables: changed }, all.reserved, second)
+        checker.check({ ...slots, tables: changed })
       }
       const rejects = (name: string, changed: PatchTables, slots = all.encoded): void => {
         t.throws(() => check(changed, slots), { message: /^plan checker: / }, name)

@@ -17,7 +17,7 @@
 # expect edge:body               edge:body+0x0->0x5 = + body+0x16, edge:body+0x5->0xa = + body+0x16, edge:body+0xa->0x16 = + body+0x16, edge:body+0xa->0xa = + body+0xd - body+0x16
 # expect block:diamond           block:diamond+0x0 = + diamond+0x12, block:diamond+0x5 = + diamond+0x12, block:diamond+0x9 = + diamond+0x12 - diamond+0x7 taken, return diamond+0x12
 # expect block:head              block:head+0x0 = + head+0x9, block:head+0x5 = + head+0x9 + head+0x7 taken, return head+0x9
-# expect block:spins             refused ftrace, short-jump spins+0x5
+# expect block:spins             refused ftrace, short-jump spins+0x7
 	.include "kernel.inc"
 
 	TRACED	head

@@ -68,6 +68,14 @@ const findLandings = ({ image, insns }: KernelGraph): Uint8Array => {
   return landing
 }
 
+/** What is known of the image, whatever the plan. */
+interface Known {
+  readonly graph: KernelGraph
+  readonly reserved: Uint8Array
+  readonly opinions: Opinions
+  readonly landing: Uint8Array
+}
+
 /** One site under the checker's eyes. */
 interface Site {
   readonly index: number
@@ -75,7 +83,7 @@ interface Site {
   readonly original: Uint8Array
 }
 
-class Checker {
+class Checking {
   readonly #image: Image
   readonly #graph: KernelGraph
   readonly #plan: Encoded
@@ -87,15 +95,15 @@ class Checker {
   #slot = 0 // the next one to be counted: slots ascend with their sites
   site = 0
 
-  constructor(graph: KernelGraph, plan: Encoded, reserved: Uint8Array, second: SecondDecoder) {
-    this.#graph = graph
-    this.#image = graph.image
+  constructor(known: Known, plan: Encoded) {
+    this.#graph = known.graph
+    this.#image = known.graph.image
     this.#plan = plan
     this.#tables = plan.tables
-    this.#reserved = reserved
-    this.#opinions = new Opinions(second)
-    this.#reader = new PatchReader(plan.tables, this.#opinions)
-    this.#landing = findLandings(graph)
+    this.#reserved = known.reserved
+    this.#opinions = known.opinions
+    this.#reader = new PatchReader(plan.tables, known.opinions)
+    this.#landing = known.landing
   }
 
   run(): Checked {
@@ -276,6 +284,7 @@ class Checker {
     const length = this.#lengthAt(rva + offset, original, offset)
     const opinion = offset + length > original.length ? undefined : this.#opinions.of(original, offset, length)
     if (opinion === undefined) throw new Mistake(`no instruction at +${offset} that both decoders see`)
+    if (opinion.mnemonic === Mnemonic.Endbr64 || opinion.mnemonic === Mnemonic.Endbr32) throw new Mistake('an ENDBR would be overwritten')
     return opinion
   }
 
@@ -472,16 +481,26 @@ const operandOf = (bytes: Uint8Array): Operand => {
   return operand
 }
 
-/**
- * Checks a finished plan.
- * @throws Error where the plan is wrong: a bug of ours, and no bundle may be written
- */
-export const checkPlan = (graph: KernelGraph, plan: Encoded, reserved: Uint8Array, second: SecondDecoder): Checked => {
-  const checker = new Checker(graph, plan, reserved, second)
-  try {
-    return checker.run()
-  } catch (error) {
-    if (!(error instanceof Mistake)) throw error
-    throw new Error(`plan checker: site ${checker.site} at rva 0x${plan.tables.siteRva[checker.site]?.toString(16)}: ${error.message}`)
+/** Checks finished plans for one image. */
+export class PlanChecker {
+  readonly #known: Known
+
+  constructor(graph: KernelGraph, reserved: Uint8Array, second: SecondDecoder) {
+    this.#known = { graph, reserved, opinions: new Opinions(second), landing: findLandings(graph) }
+  }
+
+  /** @throws Error where the plan is wrong: a bug of ours, and no bundle may be written */
+  check(plan: Encoded): Checked {
+    const checking = new Checking(this.#known, plan)
+    try {
+      return checking.run()
+    } catch (error) {
+      if (!(error instanceof Mistake)) throw error
+      throw new Error(`plan checker: site ${checking.site} at rva 0x${plan.tables.siteRva[checking.site]?.toString(16)}: ${error.message}`)
+    }
   }
 }
+
+/** Checks one finished plan. @throws as PlanChecker.check */
+export const checkPlan = (graph: KernelGraph, plan: Encoded, reserved: Uint8Array, second: SecondDecoder): Checked =>
+  new PlanChecker(graph, reserved, second).check(plan)

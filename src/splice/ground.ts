@@ -25,8 +25,8 @@ export interface PlannedFunction {
 /** Answers that are remembered: 0 not asked yet, 1 nothing against it, else 1 + the number of the refusal code. */
 const FINE = 1
 
-/** sti, hlt, mwait, monitor: none of them is parted from its neighbours. */
-const SHADOWED = [[0xfb], [0xf4], [0x0f, 0x01, 0xc9], [0x0f, 0x01, 0xc8]]
+/** sti, hlt, mwait, monitor, mwaitx, monitorx: none of them is parted from its neighbours. */
+const SHADOWED = [[0xfb], [0xf4], [0x0f, 0x01, 0xc9], [0x0f, 0x01, 0xc8], [0x0f, 0x01, 0xfb], [0x0f, 0x01, 0xfa]]
 
 const LONGEST_SHADOWED = 3
 

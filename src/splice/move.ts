@@ -46,6 +46,7 @@ export class Original {
 
 const JMP_RM = 4 << 3 // in ModRM
 const CALL_RM = 2 << 3
+const CR3_RM = 3 << 3
 const REG_MASK = 7 << 3
 
 const RSP = 4 // as base in a SIB byte, and as a register, without REX.B
@@ -54,11 +55,18 @@ const REX_B = 1
 /** How much further up the stack's contents lie after a push. */
 const PUSHED = 8
 
-// The reader of the image that was asked about last; a plan asks about one.
-let last: FieldReader | undefined
+const readers = new WeakMap<Image, FieldReader>()
 
-const readerOf = (image: Image): FieldReader =>
-  last !== undefined && last.image === image ? last : (last = new FieldReader(image))
+// A plan asks about one image, millions of times.
+let lastReader: FieldReader | undefined
+
+const readerOf = (image: Image): FieldReader => {
+  if (lastReader !== undefined && lastReader.image === image) return lastReader
+  let reader = readers.get(image)
+  if (reader === undefined) readers.set(image, (reader = new FieldReader(image)))
+  lastReader = reader
+  return reader
+}
 
 /** Where the opcode of a direct transfer is, behind prefixes that mean nothing to it. */
 const skipHints = (bytes: Uint8Array, at: number): number => {
@@ -153,6 +161,19 @@ const whyOutOfRange = (fields: FieldReader): RefusalCode | '' => {
   return ripTarget >= 0 && ripTarget < fields.image.imageBytes ? '' : 'out-of-range'
 }
 
+// ENDBR says that an indirect branch may arrive where it lies, and the processor holds everyone to it (IBT; 6.12): what is
+// written over it has none. And behind a mov to %cr3 the patch may not be mapped, or before one of another kernel's
+// (restore_registers in hibernate_asm_64.S, 6.1 and 6.12; asm_acpi_mp_play_dead, 6.12).
+const whyPlaceMatters = ({ bytes, at }: FieldReader, length: number): RefusalCode | '' => {
+  if (length > 4) return ''
+  if (length === 4 && bytes[at] === 0xf3 && bytes[at + 1] === 0x0f && bytes[at + 2] === 0x1e && (bytes[at + 3]! & 0xfe) === 0xfa) {
+    return 'endbr'
+  }
+  const opcodeAt = at + length - 3
+  return length >= 3 && bytes[opcodeAt] === 0x0f && bytes[opcodeAt + 1] === 0x22 && (bytes[opcodeAt + 2]! & REG_MASK) === CR3_RM
+    ? 'cannot-move' : ''
+}
+
 /**
  * Why an instruction cannot be moved, or ''.
  * @param flow FLOW
@@ -162,7 +183,7 @@ export const movable = (image: Image, rva: Rva, length: number, flow: number, ta
   const fields = readerOf(image)
   if (flow === FLOW.next || flow === FLOW.indirectJump) {
     const why = fields.read(rva, length)
-    return why !== '' ? why : whyOutOfRange(fields)
+    return why !== '' ? why : whyPlaceMatters(fields, length) || whyOutOfRange(fields)
   }
   if (flow === FLOW.indirectCall) return whyCallStays(fields, rva, length)
   fields.find(rva, length)

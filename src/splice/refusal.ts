@@ -22,7 +22,6 @@ export const REFUSALS = {
   'decoders-disagree': 'the two decoders do not agree on the instruction',
   'cannot-move': 'the instruction cannot be moved',
   'interrupt-shadow': 'enables interrupts, or waits for one: nothing may come between it and its neighbours',
-  'calls-through-pointer': 'a call through a register or memory cannot be moved: it would return into the patch',
   'jump-into': 'other code jumps into the middle of the instruction',
   'out-of-range': 'the instruction refers to an address outside the kernel image',
   // The bytes: what else the kernel does with them.
@@ -43,7 +42,7 @@ export const REFUSALS = {
   'alternative': 'an alternative, which the kernel rewrites at boot',
   'retpoline': 'an indirect branch through a thunk, which the kernel may rewrite at boot',
   'return-site': 'a return through a thunk, which the kernel rewrites at boot',
-  'endbr': 'an ENDBR',
+  'endbr': 'an ENDBR, where an indirect branch may arrive',
   'cfi': 'a CFI check, which the kernel rewrites at boot',
   'static-key': 'a static key\'s branch, which the kernel may rewrite at any time',
   'static-call': 'a static call, which the kernel may rewrite at any time',

@@ -44,7 +44,7 @@ const TRACES_NOTIFIERS =
 // Where the GS base is not yet, or no longer, the per-CPU area's (arch/x86/power/cpu.c, hibernate_asm_64.S,
 // kernel/acpi/wakeup_64.S, machine_kexec_64.c).
 const NO_PERCPU_BASE =
-  /^(__)?(restore_processor_state|restore_image|core_restore_code|swsusp_arch_\w+|do_suspend_lowlevel|wakeup_long64|machine_kexec|load_segments|startup_64\w*|secondary_startup_64\w*|x86_acpi_\w+|identity_mapped|virtual_mapped|start_cpu0|soft_restart_cpu|xen_\w*start\w*|pvh_start_xen|common_startup_64)$/
+  /^(__)?(restore_processor_state|restore_registers|restore_image|core_restore_code|swsusp_arch_\w+|do_suspend_lowlevel|wakeup_long64|machine_kexec|load_segments|startup_64\w*|secondary_startup_64\w*|x86_acpi_\w+|identity_mapped|virtual_mapped|start_cpu0|soft_restart_cpu|xen_\w*start\w*|pvh_start_xen|common_startup_64)$/
 
 /** text byte (index = rva - image.textStart) -> number of a refusal code, 0 where free. */
 export const findReserved = (image: Image): Uint8Array => {
