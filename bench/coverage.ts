@@ -1,7 +1,7 @@
 // How much of the text that may be instrumented can be: blocks, single instructions each alone and a tenth of them at
 // once, entries and returns; by tactic and by refusal, on three kernels. What may be instrumented is all of .text but what
 // never is a site: where every byte of a block, an instruction or a way out is reserved for good (splice/reserved.ts).
-// No times: README's figures of cost come from bench.ts.
+// With names of kernels after it, only those. No times: README's figures of cost come from bench.ts.
 
 import { homedir } from 'node:os'
 import { join } from 'node:path'
@@ -55,7 +55,7 @@ const touched = (ground: Ground, insn: number): boolean => {
   const { image: { textStart, textEnd }, reserved } = ground
   const start = ground.start(insn)
   const end = ground.end(insn)
-  if (start < textStart || end > textEnd) return true
+  if (start < textStart || end > textEnd || ground.whyNotMove(insn) === 'endbr') return true
   for (let i = start - textStart; i < end - textStart; i++) if (reserved[i] !== 0 && CODES[reserved[i]!] !== 'return-site') return true
   return false
 }
@@ -122,7 +122,8 @@ const instructions = (ground: Ground, random: (bound: number) => number, oneIn: 
   say(`    refused: ${counted(refused)}`)
 }
 
-for (const name of KERNELS) {
+const wanted = process.argv.slice(2)
+for (const name of wanted.length > 0 ? wanted : KERNELS) {
   const image = loadImage(join(CACHE, 'kernels', name, 'vmlinux'))
   const graph = buildGraph(image)
   const live = solveLiveness(graph)

@@ -409,7 +409,7 @@ for (const kernel of KERNELS) {
     t.test('returns of text that must not be touched are refused', (t) => {
       // Their return sites are in the kernel's table like any other; serving one in ftrace_caller crashes the tracer.
       const names = ['ftrace_caller', 'ftrace_regs_caller', 'return_to_handler', 'multi_cpu_stop', 'restore_processor_state',
-        'do_int3', 'kprobe_int3_handler', '__rcu_read_lock', '__rcu_read_unlock', 'notify_die', 'native_machine_check', 'exc_page_fault', 'irqentry_enter']
+        'do_int3', 'kprobe_int3_handler', 'hw_breakpoint_exceptions_notify', '__rcu_read_lock', '__rcu_read_unlock', 'notify_die', 'native_machine_check', 'exc_page_fault', 'irqentry_enter']
         .filter((name) => image.functions.functionsNamed(name).length === 1)
       t.ok(names.length >= 8, names.join(' '))
       const insns = names.flatMap((name) => {

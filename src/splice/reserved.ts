@@ -20,14 +20,17 @@ const COPIED = new RegExp(
 
 // What every CPU runs between "stopped" and "go on" (kernel/stop_machine.c, multi_cpu_stop), and what an NMI that meets a
 // half-written site runs from the int3 to the module's notifier (exc_int3 -> do_int3 -> notify_die; most of that is on
-// the kernel's own list, but not the RCU calls that it makes). Calls seen in both, 6.1 and 6.12.
+// the kernel's own list, but not the RCU calls that it makes, nor the other notifiers, of which hw_breakpoint's comes
+// first: an int3 in it had its handler run into itself). The same for whoever runs into a window while it is applied.
+// Calls seen in both, 6.1 and 6.12.
 const MACHINE_STOPPED = new RegExp(
   '^(' +
     [
       'multi_cpu_stop', 'stop_machine_yield', 'ack_state', 'rcu_momentary_\\w+', 'touch_nmi_watchdog',
       'touch_softlockup_watchdog\\w*', '__rcu_read_lock', '__rcu_read_unlock', 'rcu_read_unlock_special', 'notify_die',
       '(atomic_)?notifier_call_chain', 'do_int3', 'get_kprobe', 'kprobe_int3_handler', 'kprobe_exceptions_notify',
-      'arch_uprobe_exception_notify', 'trace_(hwlat|osnoise)_callback',
+      'arch_uprobe_exception_notify', 'trace_(hwlat|osnoise)_callback', 'hw_breakpoint_exceptions_notify', '(__)?kgdb_notify',
+      'kgdb_ll_trap', 'kmmio_die_notifier', 'trace_die_(panic_)?handler', 'hv_die_panic_notify_crash',
     ].join('|') +
     ')$',
 )
