@@ -59,12 +59,40 @@ export type Net = Pick<FlowNetwork, 'nodeCount' | 'from' | 'to'>
 export const wantedFlows = ({ kind }: Pick<FlowNetwork, 'kind'>, what: 'blocks' | 'edges'): Uint8Array =>
   Uint8Array.from(kind, (k) => (k === FLOWS.block || (what === 'edges' && k !== FLOWS.lost) ? 1 : 0))
 
+/**
+ * Rows of numbers that one choice needs and nobody keeps. A whole kernel has 40,000 functions, and making a dozen small
+ * arrays for each took longer than filling them.
+ */
+class Scratch {
+  #numbers = new Uint32Array(1 << 14)
+  #used = 0
+
+  reset(): void {
+    this.#used = 0
+  }
+
+  /** @returns a row, all of one number */
+  row(length: number, value = 0): Uint32Array {
+    // Rows that were given out before stay where they are.
+    if (this.#used + length > this.#numbers.length) {
+      this.#numbers = new Uint32Array(2 * (this.#numbers.length + length))
+      this.#used = 0
+    }
+    this.#used += length
+    return this.#numbers.subarray(this.#used - length, this.#used).fill(value)
+  }
+}
+
+const scratch = new Scratch()
+
 /** Sets of nodes that are put together one by one. */
 class Sets {
   readonly #parent: Uint32Array // node -> a node of the same set, nearer to its representative
 
-  constructor(nodeCount: number) {
-    this.#parent = Uint32Array.from({ length: nodeCount }, (_, i) => i)
+  /** @param parent as long as there are nodes */
+  constructor(parent: Uint32Array) {
+    for (let i = 0; i < parent.length; i++) parent[i] = i
+    this.#parent = parent
   }
 
   find(node: number): number {
@@ -95,26 +123,27 @@ interface Forest {
 }
 
 /** Roots the forest that flows with isTree make: at the last node, the outer one, where that can be. */
-const rootForest = ({ nodeCount, from, to }: Net, isTree: Uint8Array): Forest => {
-  const start = new Uint32Array(nodeCount + 1)
+const rootForest = ({ nodeCount, from, to }: Net, isTree: Uint32Array): Forest => {
+  const start = scratch.row(nodeCount + 1)
   for (let f = 0; f < isTree.length; f++) {
     if (!isTree[f]) continue
     start[from[f]! + 1]!++
     start[to[f]! + 1]!++
   }
   for (let n = 0; n < nodeCount; n++) start[n + 1]! += start[n]!
-  const next = start.slice()
-  const around = new Uint32Array(start[nodeCount]!) // flows at each node
+  const next = scratch.row(nodeCount + 1)
+  next.set(start)
+  const around = scratch.row(start[nodeCount]!) // flows at each node
   for (let f = 0; f < isTree.length; f++) {
     if (!isTree[f]) continue
     around[next[from[f]!]!++] = f
     around[next[to[f]!]!++] = f
   }
-  const parent = new Uint32Array(nodeCount).fill(NONE)
-  const flow = new Uint32Array(nodeCount).fill(NONE)
-  const depth = new Uint32Array(nodeCount)
-  const order = new Uint32Array(nodeCount)
-  const seen = new Uint8Array(nodeCount)
+  const parent = scratch.row(nodeCount, NONE)
+  const flow = scratch.row(nodeCount, NONE)
+  const depth = scratch.row(nodeCount)
+  const order = scratch.row(nodeCount)
+  const seen = scratch.row(nodeCount)
   let done = 0
   let met = 0
   for (let root = nodeCount - 1; root >= 0; root--) {
@@ -139,9 +168,9 @@ const rootForest = ({ nodeCount, from, to }: Net, isTree: Uint8Array): Forest =>
 }
 
 /** flow -> 1 where it lies on a cycle of flows that are not measured: of forest and chords. */
-const onCycles = ({ nodeCount, from, to }: Net, forest: Forest, chords: readonly number[]): Uint8Array => {
-  const cyclic = new Uint8Array(from.length)
-  const merged = new Sets(nodeCount) // each set's representative is its node nearest to the root
+const onCycles = ({ nodeCount, from, to }: Net, forest: Forest, chords: readonly number[]): Uint32Array => {
+  const cyclic = scratch.row(from.length)
+  const merged = new Sets(scratch.row(nodeCount)) // each set's representative is its node nearest to the root
   for (const chord of chords) {
     cyclic[chord] = 1
     let a = merged.find(from[chord]!)
@@ -160,10 +189,11 @@ const onCycles = ({ nodeCount, from, to }: Net, forest: Forest, chords: readonly
 
 /** Chooses with flows left out in a given order: first those that cannot be measured, then `order`. */
 const chooseBy = (net: Net, cost: Float64Array, wanted: Uint8Array, order: Uint32Array): Choice => {
+  scratch.reset()
   const { nodeCount, from, to } = net
   const count = from.length
-  const sets = new Sets(nodeCount)
-  const isTree = new Uint8Array(count)
+  const sets = new Sets(scratch.row(nodeCount))
+  const isTree = scratch.row(count)
   const chords: number[] = []
   for (let f = 0; f < count; f++) {
     if (cost[f] !== Infinity) continue
@@ -183,7 +213,7 @@ const chooseBy = (net: Net, cost: Float64Array, wanted: Uint8Array, order: Uint3
   }
 
   // Of each node, the nearest one at or above it that hangs on a derived flow, or the root.
-  const stop = new Uint32Array(nodeCount)
+  const stop = scratch.row(nodeCount)
   for (const n of forest.order) {
     const up = forest.parent[n]!
     stop[n] = up === NONE || how[forest.flow[n]!] === HOW.derived ? n : stop[up]!
@@ -204,7 +234,7 @@ const chooseBy = (net: Net, cost: Float64Array, wanted: Uint8Array, order: Uint3
       else a = up
     }
   }
-  const start = new Uint32Array(count + 1) // by flow, for now
+  const start = scratch.row(count + 1) // by flow, for now
   candidates.sort((a, b) => a - b)
   let sum = 0
   for (const m of candidates) {
@@ -298,8 +328,8 @@ export interface Redundant {
  * the others; so the equations are independent, and there are none where no less measured would have done.
  */
 export const redundant = ({ nodeCount, from, to }: Net, isMeasured: Uint8Array): Redundant => {
-  const parts = new Sets(nodeCount)
-  const pieces = new Sets(nodeCount) // what hangs together at all
+  const parts = new Sets(new Uint32Array(nodeCount))
+  const pieces = new Sets(new Uint32Array(nodeCount)) // what hangs together at all
   for (let f = 0; f < from.length; f++) {
     if (!isMeasured[f]) parts.join(from[f]!, to[f]!)
     pieces.join(from[f]!, to[f]!)
