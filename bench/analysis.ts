@@ -24,7 +24,7 @@ const PIECE = fileURLToPath(new URL('piece.js', import.meta.url))
 const SIZES = [['half of 6.1', '0.5', ['6.1-cloud']], ['6.1', '1', ['6.1-cloud']], ['6.1 and 6.12', '1', KERNELS]] as const
 
 /** Seconds of processor time of a command, its output thrown away. The shell's `times` tells them on its second line. */
-function processorSeconds(command: string, ...args: string[]): number {
+export function processorSeconds(command: string, ...args: string[]): number {
   const { status, stdout, stderr } = spawnSync('sh', ['-c', '"$@" > /dev/null; code=$?; times; exit $code', 'sh', command, ...args],
     { encoding: 'utf8' })
   if (status !== 0) throw new Error(`${command} ${args.join(' ')}: ${stderr}`)

@@ -3,8 +3,9 @@
 
 import { benchAnalysis } from './analysis.js'
 import { benchHits } from './hits.js'
+import { benchPlanning } from './planning.js'
 
-const PARTS: Record<string, () => void | Promise<void>> = { analysis: benchAnalysis, hits: benchHits }
+const PARTS: Record<string, () => void | Promise<void>> = { analysis: benchAnalysis, planning: benchPlanning, hits: benchHits }
 
 const wanted = process.argv.slice(2)
 for (const name of wanted) {
