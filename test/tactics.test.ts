@@ -25,7 +25,7 @@ import { buildTactics, type Tactics, type Way } from './guest/tactics.js'
 import { sampleManifest } from './sample.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
-const GUEST_SECONDS = 200
+const GUEST_SECONDS = 500
 const MIN_RAN = 200 // places of each kind that must run
 /** Functions that the workload is in: files, sockets, processes, memory, scheduling. */
 const BUSY =
