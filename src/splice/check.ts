@@ -232,8 +232,9 @@ class Checking {
   // return, and then come nops and int3 alone.
   #checkPadding(start: Rva, end: Rva): void {
     const { functions } = this.#image
-    const low = functions.start.findLast((rva) => rva <= start)
-    if (low === undefined) throw new Mistake('a springboard before all functions')
+    const f = lowerBound(functions.start, start + 1) - 1
+    if (f < 0) throw new Mistake('a springboard before all functions')
+    const low = functions.start[f]!
     const bytes = bytesAt(this.#image, low, Math.min(end + 15, this.#image.textEnd) - low)
     let flow: number = FLOW.system // of the last instruction that is no padding
     for (let rva = low; rva < end;) {

@@ -4,14 +4,6 @@
 import { assert } from '../error.js'
 import { FIXUP_KIND } from './tables.js'
 
-/** A field that is completed on the target; `offset` from the start of the piece it belongs to. */
-export interface Fixup {
-  offset: number
-  kind: number //  FIXUP_KIND
-  value: number
-  trail: number // bytes from the field's end to the instruction's end
-}
-
 export interface FixupTables {
   fixupCount: number
   fixupOffset: Uint32Array
@@ -106,12 +98,6 @@ export class CodeBuffer {
     this.#kind[n] = kind
     this.#trail[n] = trail
     this.#fixups = n + 1
-  }
-
-  /** Appends a piece with its fixups. */
-  append(piece: Uint8Array, fixups: readonly Fixup[] = []): void {
-    for (const { offset, kind, value, trail } of fixups) this.fixup(this.#length + offset, kind, value, trail)
-    this.copy(piece, 0, piece.length)
   }
 
   /** jmp rel32 to an rva of the kernel. */

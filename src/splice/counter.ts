@@ -8,7 +8,7 @@
 // the other flags, where live, are kept in AH and AL by lahf and seto, since pushf and popf are slow.
 
 import { FLAGS, CF, OF, RAX, REGISTER_NAMES, type RegisterSet } from '../code/registers.js'
-import { CodeBuffer } from './code.js'
+import type { CodeBuffer } from './code.js'
 import { FIXUP_KIND } from './tables.js'
 
 // In this order a pointer register is taken. rsp, rbp, r12 and r13 would need longer encodings of (%r).
@@ -23,26 +23,22 @@ const pop = (code: CodeBuffer, r: number): void => (r < 8 ? code.emit(0x58 + r) 
 const increment = (code: CodeBuffer, r: number, slot: number): void => {
   const high = r >>> 3
   const low = r & 7
-  code.append(Uint8Array.of(0x48 | high, 0xb8 | low, 0, 0, 0, 0, 0, 0, 0, 0), [
-    { offset: 2, kind: FIXUP_KIND.slot64, value: slot, trail: 0 },
-  ])
+  code.emit(0x48 | high, 0xb8 | low)
+  code.field(FIXUP_KIND.slot64, slot, 0)
+  code.word(0) // its upper half
   code.emit(0x65, 0x48 | high, 0xff, low)
 }
 
-/**
- * Appends code that counts `slots`, given what is live where it runs.
- * @returns the number of instructions appended
- */
-export const emitCounters = (code: CodeBuffer, live: RegisterSet, slots: readonly number[]): number => {
+/** Appends code that counts `slots`, given what is live where it runs. */
+export const emitCounters = (code: CodeBuffer, live: RegisterSet, slots: readonly number[]): void => {
   const flags = live & FLAGS & ~CF
-  let instructions = 2 * slots.length
   if (flags === 0) {
     const dead = POINTERS.find((r) => (live & (1 << r)) === 0)
     const r = dead ?? 0
     if (dead === undefined) push(code, r)
     for (const slot of slots) increment(code, r, slot)
     if (dead === undefined) pop(code, r)
-    return instructions + (dead === undefined ? 2 : 0)
+    return
   }
   const saveRax = (live & RAX) !== 0
   const dead = POINTERS.find((r) => r !== 0 && (live & (1 << r)) === 0)
@@ -56,8 +52,6 @@ export const emitCounters = (code: CodeBuffer, live: RegisterSet, slots: readonl
   code.emit(0x9e) // sahf
   if (dead === undefined) pop(code, r)
   if (saveRax) pop(code, 0)
-  instructions += 2 + (flags & OF ? 2 : 0) + (saveRax ? 2 : 0) + (dead === undefined ? 2 : 0)
-  return instructions
 }
 
 /** How many instructions emitCounters would append for one slot. */

@@ -81,11 +81,6 @@ export class Draft {
     this.#slotBefore = new Uint32Array(graph.insns.count).fill(NONE)
   }
 
-  /** The slot that counts an instruction's runs already, or NONE. */
-  countsBefore(fn: PlannedFunction, insn: number): number {
-    return this.#slotBefore[wholeInsn(this.ground, fn, insn)]!
-  }
-
   /**
    * Instructions added to each run by a counter before an instruction, Infinity where there is no way to put one there.
    * Springboards are taken to be had.
@@ -169,7 +164,7 @@ export class Draft {
     if (site === NONE) {
       if (this.#retargets(i)) {
         if (!this.ground.confirms(i)) return 'decoders-disagree'
-        this.#addSite(i, 1, TACTIC.retargetBranch, NONE)
+        this.#addSite(i, 1, TACTIC.retargetBranch)
       } else {
         const why = this.#place(fn.graph, insn, i, level)
         if (why !== '') return why
@@ -203,14 +198,14 @@ export class Draft {
     const why = this.#direct(graph, insn, i)
     if (why === '') {
       if (!this.ground.confirms(i)) return 'decoders-disagree'
-      this.#addSite(i, 1, this.#directTactic(i), NONE)
+      this.#addSite(i, 1, this.#directTactic(i))
       return ''
     }
     if (level >= LEVEL.window) {
       const first = this.#windowAround(i)
       const count = first === NONE ? 0 : this.#windowFrom(first, i, JUMP_BYTES)
       if (first !== NONE && this.#confirms(first, count)) {
-        this.#addSite(first, count, TACTIC.window, NONE)
+        this.#addSite(first, count, TACTIC.window)
         return ''
       }
     }
@@ -412,9 +407,10 @@ export class Draft {
     for (let i = first; i < first + count; i++) this.siteOf[i] = site
   }
 
-  #addSite(first: number, count: number, tactic: number, board: number): void {
+  /** A site that needs no springboard. */
+  #addSite(first: number, count: number, tactic: number): void {
     this.#clear(first, count)
-    this.#record(first, count, tactic, board)
+    this.#record(first, count, tactic, NONE)
     this.room.commit()
   }
 }

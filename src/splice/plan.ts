@@ -30,9 +30,6 @@ export interface Plan {
 /** How far around a refused point the nearest one that could be served is looked for, in instructions. */
 const NEAREST = 64
 
-/** Whether anything in an alternative's other variants may not be there, or be something else. */
-const REWRITTEN: ReadonlySet<RefusalCode | ''> = new Set(['alternative', 'paravirt'])
-
 class Planner {
   readonly #ground: Ground
   readonly draft: Draft
@@ -187,8 +184,8 @@ class Planner {
     const block = graph.blockOfInsn[insn]!
     // Another variant of an alternative may have no such instruction, or another one there.
     const there = this.#codeAt(graph.insns.rva[insn]!)
-    const rewritten = REWRITTEN.has(there)
-    if (rewritten && insn !== graph.blockFirst[block]) return there === '' ? 'site-taken' : there
+    const rewritten = there === 'alternative' || there === 'paravirt'
+    if (rewritten && insn !== graph.blockFirst[block]) return there
     const places: number[][] = [[insn]]
     // Where the graph is not complete, blocks may have entries that nobody knows of: only the instruction itself will do.
     if (graph.incomplete === '' && !rewritten) {

@@ -33,10 +33,6 @@ class Column {
     this.#values[this.length++] = value
   }
 
-  set(at: number, value: number): void {
-    this.#values[at] = value
-  }
-
   values(): Uint32Array {
     return this.#values.subarray(0, this.length)
   }
