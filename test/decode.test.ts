@@ -19,6 +19,7 @@ import { loadImage, type Image } from '../src/image/image.js'
 import { NONE, type Rva } from '../src/image/rva.js'
 import { ROOT, kernel } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
+import { setOf } from './registers.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 
@@ -321,19 +322,6 @@ const COMMON = new Set<CpuidFeature>([
 const flagsOf = (bits: number): number =>
   (bits & 1 ? OF : 0) | (bits & 2 ? SF : 0) | (bits & 4 ? ZF : 0) |
   (bits & 8 ? AF : 0) | (bits & 16 ? CF : 0) | (bits & 32 ? PF : 0)
-
-/** The set of one general register, of any width; 0 for others. */
-const setOf = (register: Register): number => {
-  const full = registerOf.get(register)
-  return full === undefined ? 0 : 1 << (full - Register.RAX)
-}
-const registerOf = (() => {
-  const map = new Map<Register, Register>()
-  for (let number = 0; number < 16; number++) {
-    for (const first of [Register.AX, Register.EAX, Register.RAX]) map.set(first + number, Register.RAX + number)
-  }
-  return map
-})()
 
 interface Claim {
   readonly mnemonic: Mnemonic

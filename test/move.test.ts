@@ -18,6 +18,7 @@ import { appendMoved, movable, originalOf } from '../src/splice/move.js'
 import { FIXUP_KIND, RELOC_KIND } from '../src/splice/tables.js'
 import { ROOT, kernel } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
+import { setOf } from './registers.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 
@@ -413,10 +414,6 @@ const NOT_TRIED = new Set<Mnemonic>([
   Mnemonic.Encls, Mnemonic.Enclu, //                                         enclaves
 ])
 
-const setOf = (register: Register): number => {
-  for (const first of [Register.AX, Register.EAX, Register.RAX]) if (register >= first && register < first + 16) return 1 << (register - first)
-  return 0
-}
 const RSP_SET = 1 << 4
 
 /** An instruction that can run in a process. */

@@ -22,13 +22,12 @@
  * WORD being reads, kills, writes or faults; then "N ran, M runs".
  */
 #define _GNU_SOURCE
-#include <setjmp.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
+#include "faults.h"
+#include "machine.h"
 
 #define BUFFER		0x20000000ul	/* an address that fits every form of operand */
 #define BUFFER_BYTES	4096
@@ -46,66 +45,31 @@ struct claim {
 	uint32_t reads, kills, writes, unsteady, base, index, length;
 };
 
-struct state {
-	uint64_t gpr[16];
-	uint64_t flags;
-};
-
-struct state in, out;
 void *code_pointer = (void *)CODE;
-uint64_t saved_rsp;
 uint8_t clean[512] __attribute__((aligned(16)));
-
-/* Flags that may be set at will: CF PF AF ZF SF OF. */
-#define ARITHMETIC 0x8d5ull
 
 /* The stack is the instruction's until its outcome has been saved. */
 void run(void);
 void after(void);
 asm(".globl run, after\n"
     "run:\n"
-    "	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
-    "	mov %rsp, saved_rsp(%rip)\n"
+    KEEP
     "	fxrstor clean(%rip)\n"
-    "	pushq in+128(%rip); popfq\n"
-    "	mov in+0(%rip), %rax; mov in+8(%rip), %rcx; mov in+16(%rip), %rdx; mov in+24(%rip), %rbx\n"
-    "	mov in+32(%rip), %rsp\n"
-    "	mov in+40(%rip), %rbp; mov in+48(%rip), %rsi; mov in+56(%rip), %rdi\n"
-    "	mov in+64(%rip), %r8; mov in+72(%rip), %r9; mov in+80(%rip), %r10; mov in+88(%rip), %r11\n"
-    "	mov in+96(%rip), %r12; mov in+104(%rip), %r13; mov in+112(%rip), %r14; mov in+120(%rip), %r15\n"
+    LOAD_LOW
+    LOAD_RSP
+    LOAD_HIGH
     "	jmp *code_pointer(%rip)\n"
     "after:\n"
-    "	mov %rax, out+0(%rip); mov %rcx, out+8(%rip); mov %rdx, out+16(%rip); mov %rbx, out+24(%rip)\n"
-    "	mov %rsp, out+32(%rip)\n"
-    "	mov %rbp, out+40(%rip); mov %rsi, out+48(%rip); mov %rdi, out+56(%rip)\n"
-    "	mov %r8, out+64(%rip); mov %r9, out+72(%rip); mov %r10, out+80(%rip); mov %r11, out+88(%rip)\n"
-    "	mov %r12, out+96(%rip); mov %r13, out+104(%rip); mov %r14, out+112(%rip); mov %r15, out+120(%rip)\n"
+    SAVE
     "	mov saved_rsp(%rip), %rsp\n"
-    "	pushfq; popq out+128(%rip)\n"
+    SAVE_FLAGS
     "	cld\n"
-    "	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
-    "	ret\n");
+    GIVE_BACK);
 
 static const int flag_bit[6] = { 0, 2, 4, 6, 7, 11 };
 static uint8_t *const buffer = (uint8_t *)BUFFER;
 static uint8_t original[BUFFER_BYTES];
-static sigjmp_buf fault;
-static uint64_t seed;
 static long runs;
-
-static uint64_t random64(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
-}
-
-static void caught(int number)
-{
-	(void)number;
-	siglongjmp(fault, 1);
-}
 
 /* What a run leaves behind: 16 registers, 6 flags, the memory. */
 struct outcome {
@@ -229,17 +193,8 @@ static const char *judge(const struct claim *c, int *ran)
 	return NULL;
 }
 
-static int map(unsigned long at, size_t bytes, int protection)
-{
-	return mmap((void *)at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == (void *)at;
-}
-
 int main(int argc, char **argv)
 {
-	static uint8_t signal_stack[65536];
-	const stack_t stack = { .ss_sp = signal_stack, .ss_size = sizeof(signal_stack) };
-	struct sigaction action = { .sa_handler = caught, .sa_flags = SA_ONSTACK | SA_NODEFER };
-	static const int signals[] = { SIGSEGV, SIGILL, SIGFPE, SIGBUS, SIGTRAP };
 	uint8_t *code = (uint8_t *)CODE;
 	void (*back)(void) = after;
 	struct claim claim;
@@ -255,9 +210,7 @@ int main(int argc, char **argv)
 		perror("setup");
 		return 2;
 	}
-	sigaltstack(&stack, NULL);
-	for (size_t i = 0; i < sizeof(signals) / sizeof(*signals); i++)
-		sigaction(signals[i], &action, NULL);
+	catch_faults();
 	asm volatile("fxsave %0" : "=m"(clean));
 	memcpy((void *)RETURN_SLOT, &back, sizeof(back));
 	for (long number = 0; fread(&claim, sizeof(claim), 1, stdin) == 1; number++) {

@@ -18,51 +18,23 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#include "machine.h"
 
-struct state {
-	uint64_t gpr[16];
-	uint64_t flags;
-};
-
-struct state in, out;
 void *code_pointer;
-uint64_t saved_rsp;
-
-/* Flags that may be set at will: CF PF AF ZF SF OF. */
-#define ARITHMETIC 0x8d5ull
 
 void run(void);
 asm(".globl run\n"
     "run:\n"
-    "	push %rbx; push %rbp; push %r12; push %r13; push %r14; push %r15\n"
-    "	mov %rsp, saved_rsp(%rip)\n"
-    "	pushq in+128(%rip); popfq\n"
-    "	mov in+0(%rip), %rax; mov in+8(%rip), %rcx; mov in+16(%rip), %rdx; mov in+24(%rip), %rbx\n"
-    "	mov in+40(%rip), %rbp; mov in+48(%rip), %rsi; mov in+56(%rip), %rdi\n"
-    "	mov in+64(%rip), %r8; mov in+72(%rip), %r9; mov in+80(%rip), %r10; mov in+88(%rip), %r11\n"
-    "	mov in+96(%rip), %r12; mov in+104(%rip), %r13; mov in+112(%rip), %r14; mov in+120(%rip), %r15\n"
+    KEEP
+    LOAD_LOW
+    LOAD_HIGH
     "	call *code_pointer(%rip)\n"
-    "	mov %rax, out+0(%rip); mov %rcx, out+8(%rip); mov %rdx, out+16(%rip); mov %rbx, out+24(%rip)\n"
-    "	mov %rsp, out+32(%rip)\n"
-    "	mov %rbp, out+40(%rip); mov %rsi, out+48(%rip); mov %rdi, out+56(%rip)\n"
-    "	mov %r8, out+64(%rip); mov %r9, out+72(%rip); mov %r10, out+80(%rip); mov %r11, out+88(%rip)\n"
-    "	mov %r12, out+96(%rip); mov %r13, out+104(%rip); mov %r14, out+112(%rip); mov %r15, out+120(%rip)\n"
-    "	pushfq; popq out+128(%rip)\n"
+    SAVE
+    SAVE_FLAGS
     "	mov saved_rsp(%rip), %rsp\n"
-    "	pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
-    "	ret\n");
+    GIVE_BACK);
 
 static const int flag_bit[6] = { 0, 2, 4, 6, 7, 11 };
-
-static uint64_t seed;
-
-static uint64_t random64(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
-}
 
 int main(int argc, char **argv)
 {
