@@ -38,6 +38,27 @@ static void wait_for_all(void)
 	synchronize_rcu_tasks_rude();
 }
 
+/* Before the first stop. Return: 0 or -ENOMEM, and nothing has begun. */
+static int begin(struct kerninst_spots *spots, struct kerninst_outcome *outcome)
+{
+	int err;
+
+	memset(outcome, 0, sizeof(*outcome));
+	err = kerninst_spots_map(spots);
+	if (!err)
+		kerninst_trap_watch(spots);
+	return err;
+}
+
+/* After the last one. */
+static void end(struct kerninst_spots *spots,
+		const struct kerninst_outcome *outcome)
+{
+	if (!outcome->standing)
+		kerninst_trap_forget();
+	kerninst_spots_unmap(spots);
+}
+
 /* One more stop: @outcome becomes its own, but for the longest stop. */
 static int stop(struct kerninst_spots *spots, enum kerninst_phase phase,
 		struct kerninst_outcome *outcome)
@@ -83,13 +104,10 @@ static void retreat(struct kerninst_spots *spots,
 int kerninst_course_apply(struct kerninst_spots *spots,
 			  struct kerninst_outcome *outcome)
 {
-	int err;
+	int err = begin(spots, outcome);
 
-	memset(outcome, 0, sizeof(*outcome));
-	err = kerninst_spots_map(spots);
 	if (err)
 		return err;
-	kerninst_trap_watch(spots);
 	if (spots->windows) {
 		err = stop(spots, PHASE_TRAP, outcome);
 		if (err || outcome->left)
@@ -100,9 +118,7 @@ int kerninst_course_apply(struct kerninst_spots *spots,
 	if (spots->windows && (err || outcome->left))
 		retreat(spots, outcome);
 out:
-	if (!outcome->standing)
-		kerninst_trap_forget();
-	kerninst_spots_unmap(spots);
+	end(spots, outcome);
 	return err;
 }
 
@@ -119,13 +135,10 @@ out:
 int kerninst_course_remove(struct kerninst_spots *spots,
 			   struct kerninst_outcome *outcome)
 {
-	int err;
+	int err = begin(spots, outcome);
 
-	memset(outcome, 0, sizeof(*outcome));
-	err = kerninst_spots_map(spots);
 	if (err)
 		return err;
-	kerninst_trap_watch(spots);
 	err = stop(spots, PHASE_RETRACT, outcome);
 	if (err || outcome->left)
 		goto out;
@@ -138,8 +151,6 @@ int kerninst_course_remove(struct kerninst_spots *spots,
 	if (!err && !outcome->left)
 		wait_for_all();
 out:
-	if (!outcome->standing)
-		kerninst_trap_forget();
-	kerninst_spots_unmap(spots);
+	end(spots, outcome);
 	return err;
 }
