@@ -88,7 +88,21 @@ function isStatic(path) {
 const LIBRARIES = ['/usr/lib/x86_64-linux-gnu', '/lib/x86_64-linux-gnu']
 const inLibraries = name => LIBRARIES.some(folder => existsSync(join(folder, name)))
 
-/** Package -> whether what is needed of it is here. */
+/**
+ * The least version of QEMU. Processors of 7.2 run stale code where the kernel rewrites its own text: switching the
+ * function tracer on and off under load, on a stock 6.1 kernel with two processors, hung or crashed three guests of
+ * three within a few switches. With 10.0 that is rare (test/guest/guest.ts).
+ */
+const QEMU_MAJOR = 10
+
+/** The major version of the QEMU on the path, or 0. */
+function qemuMajor() {
+  const path = onPath('qemu-system-x86_64')
+  if (!path) return 0
+  return Number(/version (\d+)\./.exec(capture(path, ['--version']).stdout)?.[1] ?? 0)
+}
+
+/** Package -> whether what is needed of it is here, and whether Debian 12 has it only in its backports. */
 const TOOLS = [
   ['gcc-12', () => onPath('gcc-12')], // what both kernels were built with
   ['gcc', () => onPath('gcc') && onPath('cc')],
@@ -101,30 +115,60 @@ const TOOLS = [
   ['zstd', () => onPath('zstd')],
   ['xz-utils', () => onPath('xz')],
   ['bzip2', () => onPath('bzip2')],
-  ['qemu-system-x86', () => onPath('qemu-system-x86_64')],
+  ['qemu-system-x86', () => qemuMajor() >= QEMU_MAJOR, 'backports'],
   ['busybox-static', () => onPath('busybox') && isStatic(onPath('busybox'))],
 ]
 
+/** The options with which apt also sees the backports of Debian 12, and prefers them; none on another system. */
+function backports() {
+  const codename = /^VERSION_CODENAME=(.*)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1]
+  if (codename !== 'bookworm') return []
+  const targets = capture('apt-get', ['indextargets', '--format', '$(CODENAME) $(COMPONENT) $(REPO_URI)']).stdout
+  const mirror = /^bookworm main (\S+)$/m.exec(targets)?.[1]
+  if (!mirror) throw new Failure(EXIT_UNAVAILABLE, 'apt has no source of bookworm main, so that of its backports is not known')
+  // A list of its own beside the machine's, which stay as they are.
+  const lists = join(CACHE, 'apt', 'backports')
+  mkdirSync(join(lists, 'partial'), { recursive: true })
+  const list = join(CACHE, 'apt', 'backports.list')
+  const had = existsSync('/etc/apt/sources.list') ? readFileSync('/etc/apt/sources.list', 'utf8') : ''
+  writeFileSync(list, `${had}\ndeb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror} bookworm-backports main\n`)
+  return [
+    '-o', `Dir::Etc::sourcelist=${list}`, '-o', `Dir::State::lists=${lists}`,
+    '-o', 'APT::Sandbox::User=root', '-t', 'bookworm-backports',
+  ]
+}
+
+function installTools(names, options) {
+  if (names.length === 0) return
+  const install = ['install', '-y', '--no-install-recommends', ...names]
+  say(`tools: installing ${names.join(' ')}`)
+  // A fresh machine's lists are empty or name files that the mirror has dropped: refresh them first.
+  if (!watched('apt-get', [...options, 'update'])) say('tools: apt-get update failed; going on with the lists that are here')
+  if (!watched('apt-get', [...options, ...install])) {
+    throw new Failure(EXIT_UNAVAILABLE, `cannot install ${names.join(' ')}; see above`)
+  }
+}
+
 function prepareTools() {
-  const missing = TOOLS.filter(([, present]) => !present()).map(([name]) => name)
+  const missing = TOOLS.filter(([, present]) => !present())
   if (missing.length === 0) return say(`tools: all ${TOOLS.length} are here`)
-  const install = ['install', '-y', '--no-install-recommends', ...missing]
-  const byHand = `apt-get update && apt-get ${install.join(' ')}`
+  const names = missing.map(([name]) => name).join(' ')
   if (!onPath('apt-get')) {
-    throw new Failure(EXIT_UNAVAILABLE,
-      `missing: ${missing.join(' ')}, and there is no apt-get here; Debian 12 has them`)
+    throw new Failure(EXIT_UNAVAILABLE, `missing: ${names}, and there is no apt-get here; Debian 12 has them` +
+      ` (QEMU ${QEMU_MAJOR} or newer, from bookworm-backports)`)
   }
   if (process.getuid?.() !== 0) {
-    throw new Failure(EXIT_UNAVAILABLE, `missing tools; run as root, then try again: ${byHand}`)
+    throw new Failure(EXIT_UNAVAILABLE, `missing tools: ${names} (QEMU must be ${QEMU_MAJOR} or newer); ` +
+      `run this once as root: node ${process.argv.slice(1).join(' ')}`)
   }
-  say(`tools: installing ${missing.join(' ')}`)
-  // A fresh machine's lists are empty or name files that the mirror has dropped: refresh them first.
-  if (!watched('apt-get', ['update'])) say('tools: apt-get update failed; going on with the lists that are here')
-  if (!watched('apt-get', install)) {
-    throw new Failure(EXIT_UNAVAILABLE, `cannot install tools; see above, then: ${byHand}`)
-  }
+  installTools(missing.filter(([, , suite]) => !suite).map(([name]) => name), [])
+  const backported = missing.filter(([, , suite]) => suite).map(([name]) => name)
+  if (backported.length > 0) installTools(backported, backports())
   const still = TOOLS.filter(([, present]) => !present()).map(([name]) => name)
-  if (still.length > 0) throw new Failure(EXIT_UNAVAILABLE, `installed, but still not found: ${still.join(' ')}`)
+  if (still.length > 0) {
+    throw new Failure(EXIT_UNAVAILABLE, `installed, but still not found: ${still.join(' ')}` +
+      (still.includes('qemu-system-x86') ? ` (QEMU ${QEMU_MAJOR} or newer is needed, here is ${qemuMajor() || 'none'})` : ''))
+  }
 }
 
 // ---- kernels --------------------------------------------------------------------------------------------------------

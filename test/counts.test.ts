@@ -41,7 +41,6 @@ insmod /kerninst.ko || exit 1
 dmesg -c > /dev/null
 sh /broad.sh || exit 2 # flips the static keys that it will flip
 texthash save /tmp/text || exit 3
-echo splicing
 kerninst-inject apply /bundle || exit 4
 sh /broad.sh || exit 5
 workload 20 || exit 6
@@ -107,7 +106,6 @@ for (const name of KERNELS) {
         ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
       ],
       script: SCRIPT,
-      splicing: /^splicing$/,
       append: 'preempt=full softlockup_panic=1 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120',
       seconds: GUEST_SECONDS,
     })

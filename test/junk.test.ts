@@ -46,7 +46,6 @@ insmod /kerninst.ko || exit 1
 dmesg -c > /dev/null
 sh /broad.sh || exit 2 # flips the static keys that it will flip
 texthash save /tmp/text || exit 3
-echo splicing
 kerninst-inject apply /bundle || exit 4
 workload -t 20 & load=$!
 sh /broad.sh || exit 5
@@ -68,7 +67,6 @@ const boot = (vmlinuz: string, module: string, bundle: string, seconds: number):
     ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
   ],
   script: SCRIPT,
-  splicing: /^splicing$/,
   // A hang ends the guest; but an emulator on a host that others use may stand still for half a minute.
   append: 'preempt=full softlockup_panic=1 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120 sysctl.kernel.panic_on_rcu_stall=1',
   seconds,

@@ -59,7 +59,6 @@ echo 'vfs_* tcp_* do_*' > /sys/kernel/tracing/set_ftrace_filter
 try workload 1
 echo function > /sys/kernel/tracing/current_tracer; echo nop > /sys/kernel/tracing/current_tracer
 try texthash save /tmp/text
-echo splicing
 workload -t 4 & load=$!
 trace & tracer=$!
 try kerninst-inject apply /bundle
@@ -204,7 +203,6 @@ for (const name of KERNELS) {
             ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
           ],
           script: SHELL + COUNT + (append === '' ? '' : FAIL) + 'exit 0\n',
-          splicing: /^splicing$/,
           append: `${append} softlockup_panic=1 watchdog_thresh=60`,
           seconds: GUEST_SECONDS,
         })

@@ -30,12 +30,6 @@ export interface GuestJob {
   /** rdtsc counts instructions; needs one CPU. */
   readonly icount?: boolean
   readonly seconds: number
-  /**
-   * The line that the script prints right before it splices. A guest that dies earlier says nothing of splices, but
-   * something of the emulator: multi-threaded TCG of QEMU 7.2 now and then leaves a processor hanging where the kernel
-   * rewrites its own text. It is started anew, and that is said.
-   */
-  readonly splicing?: RegExp
   /** Called for each line as it comes. */
   readonly onLine?: (line: string) => void
 }
@@ -138,8 +132,7 @@ function qemuArguments(job: GuestJob, folder: string): string[] {
   const cpus = job.cpus ?? 2
   return [
     '-nodefaults', '-no-user-config', '-display', 'none', '-monitor', 'none', '-no-reboot', '-m', '1024',
-    // cmpxchg16b of QEMU 7.2 leaves garbage in the flags; a kernel that sees the feature uses it beside our patches.
-    '-cpu', 'qemu64,-cx16',
+    '-cpu', 'qemu64',
     '-accel', job.icount ? 'tcg,thread=single' : 'tcg,thread=multi',
     ...(job.icount ? ['-icount', 'shift=0'] : []),
     '-smp', String(cpus),
@@ -149,23 +142,30 @@ function qemuArguments(job: GuestJob, folder: string): string[] {
   ]
 }
 
-/** How often a guest is started that dies before it is spliced. */
+/** How often a guest is started that QEMU lets die. */
 const MAX_STARTS = 3
+
+/**
+ * Where the kernel switches its function tracer, QEMU's processors now and then take an int3 that is no longer there:
+ * one of them writes the text while another translates it. The kernel then dies of an int3 where its dump shows the
+ * call or the nop of the tracer (its trap handler's own entry included), or is caught there for ever. Seen on stock
+ * kernels, without us: of 100 switches under load with QEMU 7.2 every time, of 30 with 10.0 once in five.
+ * No splice of ours is ever written there, so a guest that dies so says nothing of us.
+ */
+const STALE_TRAP = [
+  /RIP: 0010:\S+\+0x1\/[^\n]*\n[^\n]*Code: [^\n]* (?:e8 <..> .. .. ..|0f <1f> 44 00 00) /,
+  /soft lockup[^]*RIP: 0010:\S+\+0x0\/[^\n]*\n[^\n]*Code: [^\n]* <(?:e8|0f)> /,
+]
 
 /** Boots the kernel and runs the script. Rejects when the guest dies, hangs past `seconds`, or says too much. */
 export async function runGuest(job: GuestJob): Promise<GuestResult> {
   for (let start = 1; ; start++) {
-    let reached = job.splicing === undefined
-    const onLine = (line: string): void => {
-      if (job.splicing?.test(line)) reached = true
-      job.onLine?.(line)
-    }
     try {
-      return await runOnce({ ...job, onLine })
+      return await runOnce(job)
     } catch (error) {
-      if (reached || start === MAX_STARTS) throw error
-      process.stderr.write(`guest: died before it was spliced, start ${start} of ${MAX_STARTS}: ` +
-        `${error instanceof Error ? error.message.slice(0, 2000) : String(error)}\n`)
+      const text = error instanceof Error ? error.message : String(error)
+      if (start === MAX_STARTS || !STALE_TRAP.some((pattern) => pattern.test(text))) throw error
+      process.stderr.write(`guest: QEMU took an int3 that is not there, start ${start} of ${MAX_STARTS}:\n${text.slice(-6000)}\n`)
     }
   }
 }
