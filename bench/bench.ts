@@ -2,10 +2,13 @@
 // part of that name.
 
 import { benchAnalysis } from './analysis.js'
+import { benchBlocks } from './blocks.js'
 import { benchHits } from './hits.js'
 import { benchPlanning } from './planning.js'
 
-const PARTS: Record<string, () => void | Promise<void>> = { analysis: benchAnalysis, planning: benchPlanning, hits: benchHits }
+const PARTS: Record<string, () => void | Promise<void>> = {
+  analysis: benchAnalysis, planning: benchPlanning, hits: benchHits, blocks: benchBlocks,
+}
 
 const wanted = process.argv.slice(2)
 for (const name of wanted) {

@@ -5,7 +5,7 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { setFlagsFromString } from 'node:v8'
 import { Command, CommanderError } from 'commander'
-import { BUNDLE_LIMITS, readBundle, verifyBundle } from './bundle/bundle.js'
+import { BUNDLE_LIMITS, readBundle, verifyBundle, type Bundle } from './bundle/bundle.js'
 import { keygen, readCertificateDer, readKey } from './bundle/keys.js'
 import { readDump } from './dump/dump.js'
 import { EXIT, KerninstError } from './error.js'
@@ -17,6 +17,7 @@ import { disassembly, graphDot, graphJson, graphText } from './report/function.j
 import { reportJson } from './report/json.js'
 import { reportNumbers } from './report/numbers.js'
 import { gathered, printable } from './report/printable.js'
+import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
 import { reportText, textOptions } from './report/text.js'
 import { pointsWhere, refusalText, summarize, type Summary } from './splice/manifest.js'
@@ -49,11 +50,15 @@ const deliver = async (pieces: Iterable<string>, path?: string): Promise<void> =
   for (const piece of gathered(pieces)) if (!process.stdout.write(piece)) await once(process.stdout, 'drain')
 }
 
+const bundleAt = (path: string): Bundle => readBundle(readLimited(path, MAX_BUNDLE_BYTES))
+
 interface PlanOptions {
   output: string
   expression: string[]
   program: string[]
   kallsyms?: string
+  profile?: string
+  profileBundle?: string
   key?: string
   cert?: string
   json?: boolean
@@ -70,11 +75,17 @@ const plan = async (image: string, options: PlanOptions): Promise<void> => {
   }
   const key = options.key === undefined ? undefined : readKey(options.key)
   const cert = options.cert === undefined ? undefined : readCertificateDer(options.cert)
+  if ((options.profile === undefined) !== (options.profileBundle === undefined)) {
+    throw new KerninstError(EXIT.usage, '--profile and --profile-bundle go together: a dump, and the bundle that was applied when it was taken')
+  }
+  const profile = options.profile === undefined ? undefined
+    : profileOf(reportNumbers(bundleAt(options.profileBundle!), readDump(options.profile)))
   const result = await planBundle({
     image,
     programs,
     version: VERSION,
     ...(options.kallsyms === undefined ? {} : { kallsyms: options.kallsyms }),
+    ...(profile && { profile }),
     ...(key && cert ? { key, cert } : {}),
     progress: showStage,
   })
@@ -99,16 +110,22 @@ const plan = async (image: string, options: PlanOptions): Promise<void> => {
   if (bundle === undefined) {
     throw new KerninstError(EXIT.found, `every point was refused, so ${options.output} is not written`)
   }
+  const { hot, tables: { code } } = result.plan.encoded
+  if (profile !== undefined) {
+    say(`kerninst: ${hot.patches} patches of what ran in ${printable(options.profile!)} take the first ${hot.bytes} of ${code.length} bytes of code`)
+  }
   say(`kerninst: ${options.output}: ${served} of ${points} points served at ` +
     `${manifest.siteTactic.length} sites, ${bundle.length} bytes${key === undefined ? ', NOT SIGNED: modules refuse it (give --key and --cert)' : ''}`)
 }
 
-const planJson = ({ manifest, bundle, seconds }: PlanResult, { points, served, derived, refused, tactics }: Summary): string =>
+const planJson = ({ manifest, plan, bundle, seconds }: PlanResult, { points, served, derived, refused, tactics }: Summary): string =>
   JSON.stringify({
     schema: 'kerninst.plan/1',
     points, served, derived, refused,
     sites: manifest.siteTactic.length,
     tactics,
+    hot: plan.encoded.hot,
+    codeBytes: plan.encoded.tables.code.length,
     text: manifest.text,
     bundleBytes: bundle?.length ?? 0,
     seconds,
@@ -122,8 +139,7 @@ interface ReportOptions {
 }
 
 const report = async (dump: string, options: ReportOptions): Promise<void> => {
-  const bundle = readBundle(readLimited(options.bundle, MAX_BUNDLE_BYTES))
-  const numbers = reportNumbers(bundle, readDump(dump))
+  const numbers = reportNumbers(bundleAt(options.bundle), readDump(dump))
   const render: Record<string, () => Iterable<string>> = {
     text: () => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
     json: () => reportJson(numbers),
@@ -154,6 +170,8 @@ program
   .option('-e, --expression <program>', 'a probe program, e.g. \'entry:vfs_read { @ = count() }\'; may be repeated', collect, [])
   .option('-p, --program <file>', 'a file with a probe program; may be repeated', collect, [])
   .option('--kallsyms <file>', 'System.map or a copy of the target\'s /proc/kallsyms, to check names against')
+  .option('--profile <dump>', 'a dump of an earlier run: patches of what ran come first in the patch area')
+  .option('--profile-bundle <bundle>', 'the bundle that was applied when it was taken')
   .option('--key <pem>', 'the private key to sign with')
   .option('--cert <file>', 'its certificate')
   .option('--json', 'figures of the plan on stdout')
@@ -236,7 +254,7 @@ program
   .argument('<bundle>')
   .option('--json')
   .action(async (path: string, options: { json?: boolean }) => {
-    const bundle = readBundle(readLimited(path, MAX_BUNDLE_BYTES))
+    const bundle = bundleAt(path)
     await deliver(options.json ? showJson(bundle) : showText(bundle))
   })
 

@@ -15,6 +15,7 @@ import { resolvePoints, type Point } from './probe/points.js'
 import { checkPlan } from './splice/check.js'
 import { describePlan } from './splice/describe.js'
 import type { Manifest } from './splice/manifest.js'
+import type { Profile } from './splice/layout.js'
 import { makePlan, type Plan } from './splice/plan.js'
 import { Ground } from './splice/ground.js'
 import type { TargetIdentity } from './splice/tables.js'
@@ -34,6 +35,8 @@ export interface PlanRequest {
   key?: KeyObject
   cert?: Uint8Array
   version: string
+  /** How often code ran in an earlier run, on the same kernel. */
+  profile?: Profile
   /** Called when a stage starts. */
   progress: (stage: string) => void
 }
@@ -94,11 +97,17 @@ export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const programs = request.programs.map(({ text, source }) => ({ source, probes: parseProgram(text, source) }))
   const image = await stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
+  const { profile } = request
+  const buildId = Buffer.from(image.buildId).toString('hex')
+  if (profile !== undefined && profile.buildId !== buildId) {
+    throw new KerninstError(EXIT.mismatch,
+      `the profile is of another kernel: its build id is ${profile.buildId}, that of ${request.image} is ${buildId}`)
+  }
   const points = await stage('points', () => resolveAll(image, programs))
   const graph = await stage('control flow', () => buildGraph(image))
   const live = await stage('liveness', () => solveLiveness(graph))
   const second = await SecondDecoder.load()
-  const plan = await stage('plan', () => makePlan(live, second, points))
+  const plan = await stage('plan', () => makePlan(live, second, points, profile))
   await stage('check', () => checkPlan(graph, plan.encoded, plan.reserved, second))
   const manifest = await stage('manifest', () =>
     describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version }))

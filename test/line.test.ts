@@ -4,7 +4,7 @@
 // workload (test/guest/judge.c says why the comparison is exact), /proc/kcore shows its text before and after, and
 // dmesg what it complained of. Each kernel boots twice, with KASLR: with its default preemption and with preempt=full.
 
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -39,6 +39,7 @@ const functions = readFileSync(join(ROOT, 'test/guest/functions.txt'), 'utf8').s
 
 interface Target extends Kernel {
   readonly module: string
+  readonly programs: readonly string[]
   readonly bundle: string
   readonly manifest: ManifestText
   readonly calls: readonly Call[] // in CALLER
@@ -74,12 +75,14 @@ function prepare(name: string): Target {
   const bundle = join(scratch, `${name}.bundle`)
   const calls = callsIn(target, CALLER)
   const points = functions.flatMap(one => [`entry:${one}`, `return:${one}`])
-  plan(target, [...points, `call:${CALLER}`, ...calls.map(one => `insn:${one.at}`)].map(counting), key, bundle)
+  const programs = [...points, `call:${CALLER}`, ...calls.map(one => `insn:${one.at}`)].map(counting)
+  plan(target, programs, key, bundle)
   const made = manifest(bundle)
   const served = new Set(made.points.map(one => one.point))
   return {
     ...target,
     module: buildModule(target, key.cert, scratch),
+    programs,
     bundle,
     manifest: made,
     calls,
@@ -88,6 +91,16 @@ function prepare(name: string): Target {
 }
 
 const targets = KERNELS.map(prepare)
+
+/** The same target with a bundle laid out by what its dump says of the first one. */
+function profiled(t: Test, target: Target): Target {
+  const bundle = join(scratch, `${target.name}.profiled`)
+  const { hot, sites, codeBytes } = plan(target, target.programs, key, bundle,
+    ['--profile', join(scratch, `${target.name}.dump`), '--profile-bundle', target.bundle])
+  t.comment(`${hot.patches} of ${sites} patches ran: ${hot.bytes} of ${codeBytes} bytes`)
+  t.ok(hot.patches > 0 && hot.patches < sites && hot.bytes < codeBytes, 'the profile tells what ran from what did not')
+  return { ...target, bundle, manifest: manifest(bundle) }
+}
 
 const pointOf = (target: Target, name: string): ManifestPoint | undefined =>
   target.manifest.points.find(one => one.point === name)
@@ -270,23 +283,24 @@ function sameReport(t: Test, target: Target, result: GuestResult): void {
     `call:${CALLER} counts each of its ${target.calls.length} calls as often as its instruction runs`)
 }
 
-for (const target of targets) {
-  t.test(`${target.name}: ${target.release}`, async t => {
+for (const first of targets) {
+  t.test(`${first.name}: ${first.release}`, async t => {
     t.test('the plan serves enough to be judged', async t => {
-      const returns = target.judged.map(one => pointOf(target, `return:${one}`)!)
+      const returns = first.judged.map(one => pointOf(first, `return:${one}`)!)
       const several = returns.filter(one => one.parts.length > 1)
-      const { sites } = target.manifest
+      const { sites } = first.manifest
       const tails = returns.filter(one => one.parts.some(part => sites[part.site]?.tactic === 'retarget-jump'))
-      t.comment(`${target.judged.length} functions, ${several.length} with several ways out, ` +
+      t.comment(`${first.judged.length} functions, ${several.length} with several ways out, ` +
         `${tails.length} with tail calls`)
-      t.ok(target.judged.length >= MIN_FUNCTIONS)
+      t.ok(first.judged.length >= MIN_FUNCTIONS)
       t.ok(several.length >= MIN_SEVERAL)
       t.ok(tails.length >= MIN_SEVERAL)
     })
 
     for (const preempt of ['', 'preempt=full']) {
-      t.test(`counting and repeating, ${preempt || 'default preemption'}`, async t => {
+      t.test(`counting and repeating, ${preempt ? `${preempt}, laid out by a profile` : 'default preemption'}`, async t => {
         const bad = preempt === ''
+        const target = bad ? first : profiled(t, first)
         const result = await runGuest({
           vmlinuz: target.vmlinuz,
           files: [...filesFor(target), ...(bad ? badFiles(target) : [])],
@@ -353,6 +367,18 @@ t.test('the example programs are served whole', async t => {
       const { points, served } = JSON.parse(run.stdout) as { points: number, served: number }
       t.equal(served, points, `all ${points} points of ${name}`)
     }
+  }
+})
+
+t.test('a profile of another kernel, or without its bundle, is refused', async t => {
+  const [one, two] = targets
+  const dump = join(scratch, `${one!.name}.dump`)
+  const bundle = join(scratch, 'unwritten')
+  for (const [status, options] of [[76, ['--profile', dump, '--profile-bundle', one!.bundle]], [64, ['--profile', dump]]] as const) {
+    const run = kerninst('plan', two!.vmlinux, '-o', bundle, '-e', counting('entry:vfs_read'), ...options)
+    t.equal(run.status, status, run.stderr)
+    t.match(run.stderr, /^kerninst: [^\n]*profile[^\n]+\n$/)
+    t.notOk(existsSync(bundle))
   }
 })
 

@@ -382,6 +382,48 @@ for (const kernel of KERNELS) {
       t.end()
     })
 
+    t.test('with a profile, patches of what ran come first', (t) => {
+      const points = resolvePoints(image, parseProgram('block:vfs_*,edge:dev_*,return:do_* { @ = count() }', 't'), 't')
+      const rva = Uint32Array.from(new Set(points.flatMap(({ fn }) => {
+        const { blockCount, blockFirst, insns } = cutFunction(live.graph, fn)
+        return Array.from({ length: blockCount }, (_, b) => insns.rva[blockFirst[b]!]!)
+      }))).sort()
+      const runs = Float64Array.from(rva, () => random(3) * random(1000))
+      const { functions } = image
+      const plain = makePlan(live, second, points).encoded
+      const { encoded, reserved } = makePlan(live, second, points, { buildId: '', rva, runs })
+      checkPlan(live.graph, encoded, reserved, second)
+      t.same(encoded.tables.siteRva, plain.tables.siteRva, 'the same sites')
+      /** The sites that have a patch, in the order of those; found by the starts of the patches, not by the layout. */
+      const laidOut = ({ siteCount, siteRva, siteKind, siteFlags, sitePatch }: PatchTables): number[] =>
+        Array.from({ length: siteCount }, (_, s) => s).filter((s) => siteFlags[s] !== SITE_FLAG.springboard)
+          .map((s) => ({ s, patch: sitePatch[siteKind[s] === SITE_KIND.hop ? sitePatch[s]! : s]! }))
+          .sort((a, b) => a.patch - b.patch).map(({ s }) => siteRva[s]!)
+      const before = laidOut(plain.tables)
+      t.same(before, [...before].sort((a, b) => a - b), 'without one, patches lie as their sites do')
+      const order = laidOut(encoded.tables)
+      const known = new Map<number, number[]>() // function -> the places of it that are known
+      rva.forEach((at, i) => {
+        const f = functions.functionAt(at)
+        known.set(f, [...(known.get(f) ?? []), i])
+      })
+      /** By trying all of them. */
+      const ran = (at: number): boolean => {
+        const inside = known.get(functions.functionAt(at)) ?? []
+        const i = inside.filter((i) => rva[i]! <= at).at(-1) ?? inside[0]
+        return i !== undefined && runs[i]! > 0
+      }
+      const hot = order.map(ran)
+      t.equal(hot.lastIndexOf(true) + 1, encoded.hot.patches, 'hot before cold')
+      t.equal(hot.indexOf(false), encoded.hot.patches)
+      t.ok(encoded.hot.patches > 100 && encoded.hot.patches < order.length - 100, `${encoded.hot.patches} of ${order.length}`)
+      for (const part of [order.slice(0, encoded.hot.patches), order.slice(encoded.hot.patches)]) {
+        const runsOfFunctions = part.map((at) => functions.functionAt(at)).filter((f, i, all) => i === 0 || f !== all[i - 1])
+        t.equal(new Set(runsOfFunctions).size, runsOfFunctions.length, 'those of one function are together')
+      }
+      t.end()
+    })
+
     t.test('no site is where the kernel\'s tables forbid one', (t) => {
       const { tables } = image
       const wide = planOf('entry:tcp_*,return:tcp_*,entry:ext4_*,return:*_open,call:do_exit { @ = count() }')

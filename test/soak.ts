@@ -1,40 +1,52 @@
-// `npm run soak`: the whole kernel at once, on each kernel: every entry and every return, applied while a workload runs,
-// several times; then blocks of the functions that the workload ran.
+// `npm run soak`: the whole kernel at once, on each kernel, with and without preemption of the kernel: every entry and
+// every return; every block; and every block again, laid out by what the first dump says. Applied and removed several
+// times, under load, while the function tracer is switched on and off.
 // In: the kernels that prepare.mjs fetched. Out: figures on stdout; exit code 1 where a text differed afterwards, a
 // count went wrong, or the kernel complained. Too long for `npm test`.
 
-import { createReadStream, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
-import {
-  buildInjector, buildModule, CLI, kernel, keygen, must, mustKerninst, plan, program, type Kernel,
-} from './guest/artefacts.js'
+import { readBundle } from '../src/bundle/bundle.js'
+import { readDump } from '../src/dump/dump.js'
+import { reportNumbers } from '../src/report/numbers.js'
+import { buildInjector, buildModule, kernel, keygen, plan, program, type Kernel, type PlanSummary } from './guest/artefacts.js'
 import { runGuest } from './guest/guest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
-const ROUNDS = 5
-const MAX_POINTS = 20_000 // of the second stage: a program may have 1 MiB
-const GUEST_SECONDS = 1200
+const MODELS = ['', 'preempt=full']
+const ROUNDS = 3
+const IN_FLIGHT = 70 // threads of a guest, at most
+const GUEST_SECONDS = 1800
+
+const ENDS = 'entry:*, return:* { @ = count() }'
+const BLOCKS = 'block:* { @ = count() }'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-soak-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 const key = keygen(scratch, 'soak')
 const injector = buildInjector(scratch)
 const tools = ['workload', 'texthash'].map((name) => program(`test/guest/${name}.c`, join(scratch, 'bin')))
-let failed = false
 
+// The warm-up also makes the tracer's trampolines, and what flips once flip.
 const SCRIPT = `
+tracer() { echo $1 > /sys/kernel/tracing/current_tracer || exit 11; }
 insmod /kerninst.ko || exit 1
 workload 1 || exit 2
+tracer function; workload 1 || exit 2; tracer nop
 texthash save /tmp/text || exit 3
 workload -t 100000 & load=$!
 i=0
 while [ $i -lt ${ROUNDS} ]; do
   kerninst-inject apply /bundle || exit 4
+  tracer function
   workload 2 || exit 5
-  kerninst-inject dump -o /out/dump || exit 6
-  kerninst-inject remove || exit 7
+  tracer nop
+  workload 1 || exit 5
+  tracer function
+  kerninst-inject remove || exit 6
+  tracer nop
+  kerninst-inject dump -o /out/dump || exit 7
   i=$((i + 1))
 done
 kill $load
@@ -45,65 +57,59 @@ dmesg | grep -E 'WARNING:|BUG:|Oops:|stall|lockup|general protection|Call Trace:
 exit 0
 `
 
-interface ReportPoint {
-  point: string
-  count: string
+interface Planned {
+  readonly path: string
+  readonly summary: PlanSummary
 }
 
-async function stage(target: Kernel, module: string, name: string, programs: readonly string[]): Promise<ReportPoint[]> {
-  const bundle = join(scratch, `${target.name}.${name}`)
-  const summary = plan(target, programs, key, bundle)
+const planned = (target: Kernel, name: string, points: string, options: readonly string[] = []): Planned => {
+  const path = join(scratch, `${target.name}.${name}`)
+  return { path, summary: plan(target, [points], key, path, options) }
+}
+
+/** Runs one bundle in one guest; true where all went well. The last dump lies beside the bundle. */
+const soak = async (target: Kernel, module: string, title: string, { path, summary }: Planned, model: string): Promise<boolean> => {
   const result = await runGuest({
     vmlinuz: target.vmlinuz,
     files: [
       { path: 'kerninst.ko', from: module },
-      { path: 'bundle', from: bundle },
+      { path: 'bundle', from: path },
       ...[injector, ...tools].map((path) => ({ path: `bin/${path.slice(path.lastIndexOf('/') + 1)}`, from: path, executable: true })),
     ],
     script: SCRIPT,
-    append: 'preempt=full',
+    append: `${model} softlockup_panic=1 watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=120`,
     seconds: GUEST_SECONDS,
   })
   const stops = result.lines.flatMap((line) => /stopped for (\d+) us/.exec(line)?.slice(1).map(Number) ?? [])
-  process.stdout.write(`${target.release}  ${name}: ${summary.served} of ${summary.points} points at ${summary.sites} sites, ` +
-    `${ROUNDS} rounds, machine stopped for ${Math.max(0, ...stops) / 1000} ms at most: ${result.exit === 0 ? 'good' : `FAILED (${result.exit})`}\n`)
+  process.stdout.write(`${target.release}, ${model || 'default preemption'}, ${title}: ${summary.served} of ${summary.points} points at ` +
+    `${summary.sites} sites, ${ROUNDS} rounds, machine stopped for ${Math.max(0, ...stops) / 1000} ms at most, ${result.seconds.toFixed(0)} s: `)
   if (result.exit !== 0) {
-    process.stdout.write(result.lines.slice(-12).join('\n') + '\n')
-    failed = true
-    return []
+    process.stdout.write(`FAILED (${result.exit})\n${result.lines.slice(-12).join('\n')}\n`)
+    return false
   }
-  const dump = `${bundle}.dump`
-  writeFileSync(dump, result.files.get('dump') ?? '')
-  const report = JSON.parse(mustKerninst('report', dump, '--bundle', bundle, '--format', 'json')) as { points: ReportPoint[] }
-  return report.points
+  writeFileSync(`${path}.dump`, result.files.get('dump') ?? '')
+  const { counts } = reportNumbers(readBundle(readFileSync(path)), readDump(`${path}.dump`))
+  const ran = counts.reduce((n, count) => (count > 0n ? n + 1 : n), 0)
+  const runs = counts.reduce((sum, count) => sum + count, 0n)
+  const below = counts.filter((count) => count < 0n)
+  const worst = below.reduce((least, count) => (count < least ? count : least), 0n)
+  process.stdout.write(`good: ${ran} points ran ${runs} times; ${below.length} below zero, ${worst} at worst\n`)
+  return ran > 1000 && worst >= -IN_FLIGHT
 }
 
-/** The starts of all blocks in the bodies of these functions, as points, thinned out evenly to MAX_POINTS. */
-async function blocksOf(target: Kernel, functions: ReadonlySet<string>): Promise<string[]> {
-  const points: string[] = []
-  // One line a function; all of them, since names may be too many for a command line.
-  const file = join(scratch, `${target.name}.cfg`)
-  must('sh', ['-c', `"${process.execPath}" "${CLI}" cfg "${target.vmlinux}" --format json > "${file}"`])
-  // More than a string can hold.
-  for await (const line of createInterface({ input: createReadStream(file) })) {
-    const name = /^\{"name":"([^"]+)"/.exec(line)?.[1] ?? ''
-    if (!functions.has(name)) continue
-    const graph = JSON.parse(line) as { start: string, end: string, blocks: { start: string }[] }
-    for (const block of graph.blocks) {
-      const offset = BigInt(block.start) - BigInt(graph.start)
-      if (offset >= 0n && BigInt(block.start) < BigInt(graph.end)) points.push(`insn:${name}+0x${offset.toString(16)}`)
-    }
-  }
-  const step = Math.max(1, points.length / MAX_POINTS)
-  return Array.from({ length: Math.floor(points.length / step) }, (_, i) => points[Math.floor(i * step)]!)
-}
-
+let failed = false
 for (const name of KERNELS) {
   const target = kernel(name)
   const module = buildModule(target, key.cert, scratch)
-  const counts = await stage(target, module, 'entries and returns', ['entry:*, return:* { @ = count() }'])
-  const ran = counts.filter((each) => each.point.startsWith('entry:') && each.count !== '0')
-  const blocks = await blocksOf(target, new Set(ran.map((each) => each.point.slice('entry:'.length))))
-  await stage(target, module, `blocks of the ${ran.length} functions that ran`, blocks.map((point) => `${point} { @ = count() }`))
+  const ends = planned(target, 'ends', ENDS)
+  const blocks = planned(target, 'blocks', BLOCKS)
+  for (const model of MODELS) {
+    if (!await soak(target, module, 'entries and returns', ends, model)) failed = true
+    if (!await soak(target, module, 'blocks', blocks, model)) failed = true
+  }
+  const profiled = planned(target, 'profiled', BLOCKS, ['--profile', `${blocks.path}.dump`, '--profile-bundle', blocks.path])
+  const { hot, sites, codeBytes } = profiled.summary
+  process.stdout.write(`${target.release}: ${hot.patches} of ${sites} sites ran; their patches take the first ${hot.bytes} of ${codeBytes} bytes\n`)
+  if (!await soak(target, module, 'blocks, laid out by a profile', profiled, MODELS[1]!)) failed = true
 }
 process.exitCode = failed ? 1 : 0

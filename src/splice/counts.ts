@@ -176,8 +176,8 @@ class FlowCounter {
   }
 }
 
-/** Without conclusions from one to the other. */
-const countEach = (draft: Draft, fn: PlannedFunction, kind: CountKind): Counts => {
+/** Counts all blocks, each by itself: without conclusions from one to the other. Edges then are not counted at all. */
+export const countEach = (draft: Draft, fn: PlannedFunction, kind: CountKind): Counts => {
   const { graph } = fn
   if (kind === 'edge') {
     const items = graph.succ.length

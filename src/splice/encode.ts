@@ -1,6 +1,6 @@
 // In: a draft. Out: the tables that the payload carries: what each splice overwrites, the patches with their fixups, the
-// forms of return sites; and which counter counts what. Sites ascend, and patches lie in the order of their sites, so
-// that those of one function are together.
+// forms of return sites; and which counter counts what. Sites ascend; patches lie as layout.ts says, and slots are
+// numbered in their order, so that counters of one function are together too.
 
 import type { RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
@@ -9,6 +9,7 @@ import { NONE, type Rva } from '../image/rva.js'
 import { CodeBuffer } from './code.js'
 import { emitCounters } from './counter.js'
 import type { Draft } from './draft.js'
+import { layOut, type Profile } from './layout.js'
 import { appendMoved } from './move.js'
 import { JUMP_BYTES } from './room.js'
 import { EXPECTED_BYTES, FORM_BYTES, FORM_KIND, SITE_FLAG, SITE_KIND, type PatchTables } from './tables.js'
@@ -49,6 +50,8 @@ export interface Encoded {
   readonly slotRva: Uint32Array //    slot -> the instruction before which it counts, or whose taken side
   readonly slotTakes: Uint8Array //   slot -> 1 where the taken side is counted
   readonly slotLive: Uint32Array //   slot -> register set that its counting must leave alone
+  /** What the profile says has run, which lies first: so many patches, in so many bytes. Zeros without a profile. */
+  readonly hot: { readonly patches: number; readonly bytes: number }
 }
 
 /** One thing that is overwritten: a site of the draft, or its springboard. */
@@ -110,8 +113,16 @@ const orderProbes = (draft: Draft): Probes => {
   return { start, slot }
 }
 
-/** Encodes what a draft has come to. Slots are numbered in the order of their sites. */
-export const encodeDraft = (draft: Draft, emitProbe: EmitProbe = emitCounters): Encoded & { readonly slotOf: Uint32Array } => {
+export interface EncodeOptions {
+  /** What each patch does where a counter is; counting where it is not given. */
+  readonly emitProbe?: EmitProbe
+  readonly profile?: Profile
+}
+
+/** Encodes what a draft has come to. Slots are numbered in the order of their patches. */
+export const encodeDraft = (
+  draft: Draft, { emitProbe = emitCounters, profile }: EncodeOptions = {},
+): Encoded & { readonly slotOf: Uint32Array } => {
   const { ground } = draft
   const { image, graph: { insns } } = ground
   const order = orderSites(draft)
@@ -143,8 +154,13 @@ export const encodeDraft = (draft: Draft, emitProbe: EmitProbe = emitCounters): 
   const append = (i: number): boolean =>
     appendMoved(code, image, insns.rva[i]!, insns.length[i]!, insns.flow[i]!, insns.target[i]!)
 
-  for (let s = 0; s < count; s++) {
-    if (order.isBoard[s]) continue
+  // Springboards are sites that have no patch of their own.
+  const patched = Uint32Array.from(order.rva, (_, s) => s).filter((s) => !order.isBoard[s])
+  const layout = layOut(image, patched.map((s) => order.rva[s]!), profile)
+  let hotBytes = 0
+  for (const [position, index] of layout.order.entries()) {
+    const s = patched[index]!
+    if (position === layout.hot) hotBytes = code.length
     const site = order.site[s]!
     const first = draft.siteFirst[site]!
     const end = first + draft.siteCount[site]!
@@ -243,6 +259,7 @@ export const encodeDraft = (draft: Draft, emitProbe: EmitProbe = emitCounters): 
       tables.siteExpected.set(bytesAt(image, order.rva[board]!, JUMP_BYTES), board * EXPECTED_BYTES)
     }
   }
+  if (layout.hot === patched.length) hotBytes = code.length
   const forms = formsNeeded ? returnForms(image) : []
   const formBytes = new Uint8Array(forms.length * FORM_BYTES)
   forms.forEach((form, i) => formBytes.set(form.bytes, i * FORM_BYTES))
@@ -259,5 +276,6 @@ export const encodeDraft = (draft: Draft, emitProbe: EmitProbe = emitCounters): 
       slotCount,
     },
     siteTactic, slotSite, slotRva, slotTakes, slotLive, slotOf,
+    hot: { patches: layout.hot, bytes: hotBytes },
   }
 }

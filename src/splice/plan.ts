@@ -18,6 +18,7 @@ import { countFlows, deriveBlock, whyNoFlows, type CountKind } from './counts.js
 import { Draft, LEVELS, LEVEL } from './draft.js'
 import { encodeDraft, type Encoded } from './encode.js'
 import { changesGs, Ground, type PlannedFunction } from './ground.js'
+import type { Profile } from './layout.js'
 import { PointCollector, type PointTable } from './points.js'
 import { codeNumber, CODES, type RefusalCode } from './refusal.js'
 
@@ -253,11 +254,11 @@ export const placeOf = (image: Image, rva: Rva): string => {
   return f === NONE ? hex(image.base + BigInt(rva)) : `${image.functions.nameOf(f)}+${hex(rva - image.functions.start[f]!)}`
 }
 
-/** Chooses sites for all points and encodes their patches. */
-export const makePlan = (live: KernelLiveness, second: SecondDecoder, asked: readonly Point[]): Plan => {
+/** Chooses sites for all points and encodes their patches, with a profile what ran before all others. */
+export const makePlan = (live: KernelLiveness, second: SecondDecoder, asked: readonly Point[], profile?: Profile): Plan => {
   const ground = new Ground(live, second)
   const planner = new Planner(ground, asked)
   asked.forEach((point, of) => planner.serve(point, of))
-  const { slotOf, ...encoded } = encodeDraft(planner.draft)
+  const { slotOf, ...encoded } = encodeDraft(planner.draft, profile && { profile })
   return { encoded, points: planner.points.table(slotOf), reserved: ground.reserved }
 }

@@ -127,14 +127,18 @@ export interface PlanSummary {
   readonly served: number
   readonly refused: Readonly<Record<string, number>>
   readonly sites: number
+  readonly hot: { readonly patches: number; readonly bytes: number }
+  readonly codeBytes: number
 }
 
 /** Plans programs for a kernel, signed with `key`; returns what `plan --json` says. */
-export function plan(target: Kernel, programs: readonly string[], key: Key, bundle: string): PlanSummary {
+export function plan(
+  target: Kernel, programs: readonly string[], key: Key, bundle: string, options: readonly string[] = [],
+): PlanSummary {
   const file = `${bundle}.ki`
   writeFileSync(file, programs.join('\n') + '\n')
   return JSON.parse(mustKerninst('plan', target.vmlinux, '-o', bundle, '-p', file, '--key', key.key, '--cert', key.cert,
-    '--json')) as PlanSummary
+    '--json', ...options)) as PlanSummary
 }
 
 /** What `show --json` says of a bundle. */

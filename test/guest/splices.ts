@@ -27,7 +27,7 @@ export const isTaken = (point: string): boolean => point.startsWith('edge:')
  */
 export const writeDraft = (draft: Draft, emitProbe: EmitProbe | undefined, key: Key, path: string): void => {
   const { ground: { image, reserved } } = draft
-  const { slotOf, ...encoded } = encodeDraft(draft, emitProbe)
+  const { slotOf, ...encoded } = encodeDraft(draft, emitProbe && { emitProbe })
   const asked = draft.slotInsn.map((insn, slot): Point => {
     const rva = draft.ground.start(insn)
     const fn = image.functions.functionAt(rva)
