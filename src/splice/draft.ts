@@ -24,7 +24,6 @@ import { EDGE, END } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
-import { bytesAt } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
 import { counterCost } from './counter.js'
@@ -75,8 +74,10 @@ export class Draft {
     this.ground = ground
     const { image, graph } = ground
     this.room = new Room(image.textStart, image.textEnd)
-    findPadding(graph, ground.reserved, (start, end) => this.room.set(start, end, BYTE.padding))
-    this.room.commit()
+    findPadding(graph, ground.reserved, (start, end) => {
+      this.room.set(start, end, BYTE.padding)
+      this.room.commit()
+    })
     this.siteOf = new Uint32Array(graph.insns.count).fill(NONE)
     this.#slotBefore = new Uint32Array(graph.insns.count).fill(NONE)
   }
@@ -249,8 +250,10 @@ export class Draft {
     return this.ground.graph.insns.flow[i] === FLOW.call ? TACTIC.retargetCall : TACTIC.retargetJump
   }
 
-  #byte(i: number, offset: number): number {
-    return bytesAt(this.ground.image, this.ground.start(i) + offset, 1)[0]!
+  /** A byte of an instruction of .text; undefined elsewhere, where nothing may be overwritten. */
+  #byte(i: number, offset: number): number | undefined {
+    const { text, textStart } = this.ground.image
+    return text[this.ground.start(i) + offset - textStart]
   }
 
   /** A call or jump of five bytes, with nothing but opcode and displacement. */
@@ -262,7 +265,7 @@ export class Draft {
   /** Whether the displacement of a conditional jump can lead to a patch. */
   #retargets(i: number): boolean {
     const { length, flow, target } = this.ground.graph.insns
-    return flow[i] === FLOW.branch && length[i] === 6 && this.#byte(i, 0) === 0x0f && (this.#byte(i, 1) & 0xf0) === 0x80 &&
+    return flow[i] === FLOW.branch && length[i] === 6 && this.#byte(i, 0) === 0x0f && (this.#byte(i, 1)! & 0xf0) === 0x80 &&
       target[i]! < this.ground.image.imageBytes && this.ground.whyNotOverwrite(i) === ''
   }
 
