@@ -7,6 +7,7 @@ import { NONE, type Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
 import type { KernelGraph } from './graph.js'
 import { EDGE, END, ENTRY, PROBLEM } from './kinds.js'
+import { Row } from './row.js'
 
 /** Why a function is incomplete. */
 export type Incomplete = '' | 'undecodable' | 'jump-table' | 'falls-through' | 'jumps-inside'
@@ -202,7 +203,7 @@ const whyIncomplete = (graph: KernelGraph, fn: Omit<FunctionGraph, 'incomplete'>
     any = graph.problem[fn.block[b]!] !== PROBLEM.none || (fn.blockEnd[b]! & END.unknown) !== 0
   }
   if (!any) return ''
-  const live = reachable(fn, [...fn.entries])
+  const live = reachable(fn, fn.entries)
   for (let b = 0; b < fn.blockCount && why === ''; b++) {
     if (!live[b]) continue
     why = REASONS[graph.problem[fn.block[b]!]!]!
@@ -229,20 +230,32 @@ export const blockOf = (graph: FunctionGraph, rva: Rva): number => {
   return i === NONE ? NONE : graph.blockOfInsn[i]!
 }
 
+const stackRow = new Row()
+
 /** block -> 1 when reachable from `from` (inclusive) without passing through a block of `without`. */
 export const reachable = (
-  graph: Pick<FunctionGraph, 'blockCount' | 'succStart' | 'succ'>, from: readonly number[], without: readonly number[] = [],
+  { blockCount, succStart, succ }: Pick<FunctionGraph, 'blockCount' | 'succStart' | 'succ'>, from: ArrayLike<number>,
+  without: readonly number[] = [],
 ): Uint8Array => {
-  const seen = new Uint8Array(graph.blockCount)
-  const stack: number[] = []
-  const push = (b: number): void => {
-    if (b === NONE || seen[b] || without.includes(b)) return
+  const seen = new Uint8Array(blockCount)
+  const stack = stackRow.room(blockCount)
+  let top = 0
+  for (const b of without) if (b !== NONE) seen[b] = 1
+  for (let i = 0; i < from.length; i++) {
+    const b = from[i]!
+    if (b === NONE || seen[b]) continue
     seen[b] = 1
-    stack.push(b)
+    stack[top++] = b
   }
-  for (const b of from) push(b)
-  for (let b = stack.pop(); b !== undefined; b = stack.pop()) {
-    for (let e = graph.succStart[b]!; e < graph.succStart[b + 1]!; e++) push(graph.succ[e]!)
+  while (top > 0) {
+    const b = stack[--top]!
+    for (let e = succStart[b]!; e < succStart[b + 1]!; e++) {
+      const to = succ[e]!
+      if (to === NONE || seen[to]) continue
+      seen[to] = 1
+      stack[top++] = to
+    }
   }
+  for (const b of without) if (b !== NONE) seen[b] = 0
   return seen
 }

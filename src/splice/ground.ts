@@ -155,4 +155,7 @@ export const wholeInsn = (ground: Ground, { graph }: PlannedFunction, insn: numb
 }
 
 /** Whether anything in a function may change the GS base. */
-export const changesGs = ({ insns }: FunctionGraph): boolean => insns.effect.some((effect) => effectChangesGs[effect] !== 0)
+export const changesGs = ({ insns: { count, effect } }: FunctionGraph): boolean => {
+  for (let i = 0; i < count; i++) if (effectChangesGs[effect[i]!] !== 0) return true
+  return false
+}
