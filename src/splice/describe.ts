@@ -198,7 +198,8 @@ export const describePlan = (
 ): Manifest => {
   const names = new Names()
   const { asked, ...columns } = points
-  const jumps = tables.fixupValue.filter((_, f) => tables.fixupKind[f] === FIXUP_KIND.rel32)
+  const jumps = tables.fixupValue.slice()
+  for (let f = 0; f < jumps.length; f++) if (tables.fixupKind[f] !== FIXUP_KIND.rel32) jumps[f] = NONE
   const places = placesOf(image, [points.rva, points.to, points.nearest, points.termRva, tables.siteRva, jumps], names)
   const askedColumns = askedTable(image, asked, names)
   // Codes that occur get numbers of their own, so that a bundle can be read when there are others.
