@@ -84,6 +84,20 @@ export class SecondDecoder {
     return text
   }
 
+  /** Operands that are one address, "0x" and digits: that number, rounded where it is far from IP_BASE; else -1. */
+  #address(at: number, end: number): number {
+    const { HEAPU8 } = this.#raw
+    if (HEAPU8[at] !== 0x30 || HEAPU8[at + 1] !== 0x78 || HEAPU8[at + 2] === 0) return -1
+    let address = 0
+    for (at += 2; at < end && HEAPU8[at] !== 0; at++) {
+      const digit = HEAPU8[at]!
+      if (digit >= 0x30 && digit <= 0x39) address = address * 16 + digit - 0x30
+      else if (digit >= 0x61 && digit <= 0x66) address = address * 16 + digit - 0x61 + 10
+      else return -1
+    }
+    return address
+  }
+
   /** Decodes the first instruction of `bytes`, which lies at `rva`. */
   decode(rva: Rva, bytes: Uint8Array): SecondOpinion {
     const raw = this.#raw
@@ -108,10 +122,10 @@ export class SecondDecoder {
       this.#plain.set(id, !TRANSFER.test(name) && !SYSTEM.test(name))
       if (this.#plain.get(id)) return this.#next[length]!
     }
-    const operands = this.#text(at + OPERANDS_AT, at + END_AT)
-    const direct = /^0x[0-9a-f]+$/.test(operands)
-    const offset = direct ? BigInt(operands) - IP_BASE : -1n
-    const target = offset >= 0n && offset < 0xffffffffn ? Number(offset) : NONE
+    const address = this.#address(at + OPERANDS_AT, at + END_AT)
+    const direct = address >= 0
+    const offset = address - Number(IP_BASE)
+    const target = offset >= 0 && offset < NONE ? offset : NONE
     let flow: number = FLOW.next
     if (JUMPS.has(name)) flow = direct ? FLOW.jump : name === 'ljmp' ? FLOW.system : FLOW.indirectJump
     else if (/^(bnd )?ret$/.test(name)) flow = FLOW.return

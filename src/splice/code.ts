@@ -63,11 +63,16 @@ export class CodeBuffer {
   /** Four bytes, the lowest first. */
   word(value: number): void {
     this.#reserve(4)
+    this.#putWord(this.#length, value)
+    this.#length += 4
+  }
+
+  #putWord(at: number, value: number): void {
     const bytes = this.#bytes
-    bytes[this.#length++] = value
-    bytes[this.#length++] = value >>> 8
-    bytes[this.#length++] = value >>> 16
-    bytes[this.#length++] = value >>> 24
+    bytes[at] = value
+    bytes[at + 1] = value >>> 8
+    bytes[at + 2] = value >>> 16
+    bytes[at + 3] = value >>> 24
   }
 
   /** A copy of from[start, end). */
@@ -111,9 +116,15 @@ export class CodeBuffer {
     let k = this.#fixups - 1
     while (k >= 0 && this.#offset[k]! > field) k--
     assert(k >= 0 && this.#offset[k] === field && this.#kind[k] === FIXUP_KIND.rel32, 'a field with a fixup')
-    for (const column of [this.#offset, this.#value, this.#kind, this.#trail]) column.copyWithin(k, k + 1, this.#fixups)
+    // Few fixups lie behind it: those of one patch.
     this.#fixups--
-    new DataView(this.#bytes.buffer).setInt32(field, this.#length - (field + 4), true)
+    for (; k < this.#fixups; k++) {
+      this.#offset[k] = this.#offset[k + 1]!
+      this.#value[k] = this.#value[k + 1]!
+      this.#kind[k] = this.#kind[k + 1]!
+      this.#trail[k] = this.#trail[k + 1]!
+    }
+    this.#putWord(field, this.#length - (field + 4))
   }
 
   /** The fixups, as tables. */
