@@ -4,6 +4,7 @@
 
 import { Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind, Register } from '../code/iced.js'
 import { FLOW } from '../code/instructions.js'
+import { InstructionSet, MAX_LENGTH } from '../code/instructionset.js'
 import type { SecondDecoder } from '../code/second.js'
 
 export interface Opinion {
@@ -30,24 +31,10 @@ const FLOW_OF: Readonly<Record<number, number>> = {
 // Any place will do, since only distances are of interest; this one is far from both ends of the addresses.
 const PLACE = 0x4000_0000
 
-const MAX_LENGTH = 15
-
-/** Of the table of opinions, when it is new: room for half as many. */
-const FIRST_BUCKETS = 1 << 12
-
-/** FNV-1a over bytes [at, end). */
-const hash = (bytes: Uint8Array, at: number, end: number): number => {
-  let h = 0x811c9dc5
-  for (let i = at; i < end; i++) h = Math.imul(h ^ bytes[i]!, 0x01000193)
-  return h ^ (h >>> 15)
-}
-
 export class Opinions {
   readonly #second: SecondDecoder
-  // A hash table of bytes, with open addressing: a plan asks two million times, and a string to ask for was most of it.
-  readonly #known: Opinion[] = []
-  #bytes = new Uint8Array((MAX_LENGTH * FIRST_BUCKETS) / 2) // MAX_LENGTH * entry of #known -> its instruction
-  #bucket = new Uint32Array(FIRST_BUCKETS) //                  hash -> 1 + entry of #known, or 0
+  readonly #asked = new InstructionSet()
+  readonly #known: (Opinion | undefined)[] = [] // number in #asked -> what of() says
 
   constructor(second: SecondDecoder) {
     this.#second = second
@@ -56,42 +43,9 @@ export class Opinions {
   /** The instruction that fills bytes[at..at + length), or undefined where the two decoders do not both see one. */
   of(bytes: Uint8Array, at: number, length: number): Opinion | undefined {
     if (length > MAX_LENGTH) return undefined
-    const bucket = this.#find(bytes, at, length)
-    const entry = this.#bucket[bucket]!
-    if (entry > 0) return this.#known[entry - 1]
-    const opinion = this.#ask(bytes.slice(at, at + length))
-    if (opinion === undefined) return undefined
-    this.#bytes.set(bytes.subarray(at, at + length), MAX_LENGTH * this.#known.length)
-    this.#known.push(opinion)
-    this.#bucket[bucket] = this.#known.length
-    if (2 * this.#known.length === this.#bucket.length) this.#grow()
-    return opinion
-  }
-
-  /** The bucket of an instruction: the one that holds it, or the empty one where it belongs. */
-  #find(bytes: Uint8Array, at: number, length: number): number {
-    const mask = this.#bucket.length - 1
-    for (let bucket = hash(bytes, at, at + length) & mask; ; bucket = (bucket + 1) & mask) {
-      const entry = this.#bucket[bucket]!
-      if (entry === 0 || this.#holds(entry - 1, bytes, at, length)) return bucket
-    }
-  }
-
-  #holds(entry: number, bytes: Uint8Array, at: number, length: number): boolean {
-    if (this.#known[entry]!.length !== length) return false
-    const from = MAX_LENGTH * entry
-    for (let i = 0; i < length; i++) if (this.#bytes[from + i] !== bytes[at + i]) return false
-    return true
-  }
-
-  #grow(): void {
-    const bytes = new Uint8Array(2 * this.#bytes.length)
-    bytes.set(this.#bytes)
-    this.#bytes = bytes
-    this.#bucket = new Uint32Array(2 * this.#bucket.length)
-    for (let entry = 0; entry < this.#known.length; entry++) {
-      this.#bucket[this.#find(bytes, MAX_LENGTH * entry, this.#known[entry]!.length)] = entry + 1
-    }
+    const number = this.#asked.numberOf(bytes, at, length)
+    if (number === this.#known.length) this.#known.push(this.#ask(bytes.slice(at, at + length)))
+    return this.#known[number]
   }
 
   /** The length of the instruction at bytes[at...], as the first decoder sees it; 0 where it sees none. */
