@@ -152,14 +152,16 @@ class Chooser {
     const start = this.#start.of(count + 1)
     this.cost = 0
     this.takesOthers = false
+    let terms = 0
+    const visit = (f: number): void => {
+      start[f + 1]!++
+      terms++
+    }
     for (let m = 0; m < count; m++) {
       if (isTree[m] || cost[m] === Infinity) continue
-      let used = wanted[m] === 1
-      this.#walk(m, (f) => {
-        start[f + 1]!++
-        used = true
-      })
-      if (!used) continue
+      const before = terms
+      this.#walk(m, visit)
+      if (!wanted[m] && terms === before) continue
       how[m] = HOW.measured
       this.cost += cost[m]!
       if (!wanted[m]) this.takesOthers = true
@@ -180,12 +182,14 @@ class Chooser {
     const term = new Uint32Array(next[count]!)
     const sign = new Int8Array(next[count]!)
     const measured = select(how, HOW.measured)
+    let m = 0
+    const visit = (f: number, s: number): void => {
+      term[next[f]!] = m
+      sign[next[f]!++] = s
+    }
     for (let k = 0; k < measured.length; k++) {
-      const m = measured[k]!
-      this.#walk(m, (f, s) => {
-        term[next[f]!] = m
-        sign[next[f]!++] = s
-      })
+      m = measured[k]!
+      this.#walk(m, visit)
     }
     return { how, measured, derived, unknown: select(how, HOW.unknown), start, term, sign, cost: this.cost }
   }

@@ -204,7 +204,7 @@ export const describePlan = (
   const askedColumns = askedTable(image, asked, names)
   // Codes that occur get numbers of their own, so that a bundle can be read when there are others.
   const occurs = new Uint8Array(256)
-  for (const code of points.refusal) occurs[code] = 1
+  for (let p = 0; p < points.count; p++) occurs[points.refusal[p]!] = 1
   const number = new Uint8Array(256)
   const refusals: Manifest['refusals'][number][] = []
   for (let code = 1; code < CODES.length; code++) {
