@@ -40,8 +40,9 @@ export class CodeBuffer {
     return this.#length
   }
 
+  /** A view, good until more is appended. */
   bytes(): Uint8Array {
-    return this.#bytes.slice(0, this.#length)
+    return this.#bytes.subarray(0, this.#length)
   }
 
   #reserve(more: number): void {
@@ -127,15 +128,15 @@ export class CodeBuffer {
     this.#putWord(field, this.#length - (field + 4))
   }
 
-  /** The fixups, as tables. */
+  /** The fixups, as tables: views, likewise. */
   fixupTables(): FixupTables {
     const count = this.#fixups
     return {
       fixupCount: count,
-      fixupOffset: this.#offset.slice(0, count),
-      fixupValue: this.#value.slice(0, count),
-      fixupKind: this.#kind.slice(0, count),
-      fixupTrail: this.#trail.slice(0, count),
+      fixupOffset: this.#offset.subarray(0, count),
+      fixupValue: this.#value.subarray(0, count),
+      fixupKind: this.#kind.subarray(0, count),
+      fixupTrail: this.#trail.subarray(0, count),
     }
   }
 

@@ -451,6 +451,12 @@ export class Draft {
 
 /** What is live on the taken side of a conditional jump. */
 const liveTaken = ({ graph, liveness }: PlannedFunction, insn: number): RegisterSet => {
-  const inside = indexOf(graph.insns.rva, graph.insns.target[insn]!)
+  const { insns: { rva, target }, blockOfInsn, blockFirst, succStart, succ } = graph
+  const block = blockOfInsn[insn]!
+  for (let e = succStart[block]!; e < succStart[block + 1]!; e++) {
+    const first = blockFirst[succ[e]!]!
+    if (rva[first] === target[insn]) return liveness.liveIn[first]!
+  }
+  const inside = indexOf(rva, target[insn]!)
   return inside >= 0 ? liveness.liveIn[inside]! : liveness.liveAway[insn]!
 }
