@@ -302,9 +302,55 @@ const select = (how: Uint8Array, what: number): Uint32Array => {
   return flows
 }
 
+const costOrder = new Row()
+const useOrder = new Row()
+const classNext = new Row() // cost class -> how many flows, then where the next one of them goes
+
+/**
+ * Puts the flows that can be measured into costOrder, dearest first, and of those that cost the same the first one first.
+ * A function has hundreds of flows and a dozen different costs, so the costs are sorted, and the flows dealt out.
+ * @returns how many there are
+ */
+const orderByCost = (cost: Float64Array): number => {
+  const costs: number[] = [] // cost class -> cost, descending
+  const next = classNext.of(cost.length)
+  /** The first class that is not dearer. */
+  const classOf = (c: number): number => {
+    let low = 0
+    let high = costs.length
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      if (costs[middle]! > c) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+  let count = 0
+  for (let f = 0; f < cost.length; f++) {
+    const c = cost[f]!
+    assert(c >= 0, 'a cost is negative')
+    if (c === Infinity) continue
+    count++
+    const k = classOf(c)
+    if (costs[k] !== c) {
+      costs.splice(k, 0, c)
+      for (let later = costs.length - 1; later > k; later--) next[later] = next[later - 1]!
+      next[k] = 0
+    }
+    next[k]!++
+  }
+  for (let k = 0, before = 0; k < costs.length; k++) {
+    const flows = next[k]!
+    next[k] = before
+    before += flows
+  }
+  const order = costOrder.room(count)
+  for (let f = 0; f < cost.length; f++) if (cost[f] !== Infinity) order[next[classOf(cost[f]!)]!++] = f
+  return count
+}
+
 const byCost = new Chooser()
 const byUse = new Chooser()
-const useOrder = new Row()
 
 /**
  * Chooses what to measure.
@@ -312,19 +358,15 @@ const useOrder = new Row()
  * @param wanted flow -> 1 where its count is asked for
  */
 export const chooseFlows = (net: Net, cost: Float64Array, wanted: Uint8Array): Choice => {
-  const list: number[] = []
-  for (let f = 0; f < cost.length; f++) {
-    assert(cost[f]! >= 0, 'a cost is negative')
-    if (cost[f] !== Infinity) list.push(f)
-  }
-  const order = Uint32Array.from(list.sort((a, b) => cost[b]! - cost[a]! || a - b))
-  byCost.choose(net, cost, wanted, order, order.length)
+  const ordered = orderByCost(cost)
+  const order = costOrder.room(ordered)
+  byCost.choose(net, cost, wanted, order, ordered)
   // Where it takes nothing that is not wanted, leaving such flows out first would not be cheaper.
   if (!byCost.takesOthers) return byCost.result()
-  const use = useOrder.room(order.length)
-  let ordered = 0
-  for (let k = 0; k < order.length; k++) if (!wanted[order[k]!]) use[ordered++] = order[k]!
-  for (let k = 0; k < order.length; k++) if (wanted[order[k]!]) use[ordered++] = order[k]!
+  const use = useOrder.room(ordered)
+  let used = 0
+  for (let k = 0; k < ordered; k++) if (!wanted[order[k]!]) use[used++] = order[k]!
+  for (let k = 0; k < ordered; k++) if (wanted[order[k]!]) use[used++] = order[k]!
   byUse.choose(net, cost, wanted, use, ordered)
   return (byUse.cost < byCost.cost ? byUse : byCost).result()
 }
