@@ -41,36 +41,48 @@ const POOL = 8192
 
 const isBytes = (value: object): value is Uint8Array => value instanceof Uint8Array
 
-// Encoding: an unrepresentable value is our own mistake, except for text, which may come from a command line.
-const checkValue = (value: Packable, depth: number): void => {
+/** A number, or what comes before a text, bytes, a list or a map, takes at most so many bytes; a UTF-16 unit of a text three. */
+const HEAD = 9
+const UNIT = 3
+
+/** msgpackr turns to another buffer when fewer are left. */
+const SLACK = 4096
+
+/**
+ * Encoding: an unrepresentable value is our own mistake, except for text, which may come from a command line.
+ * @returns how many bytes the value takes at most
+ */
+const checkValue = (value: Packable, depth: number): number => {
   assert(depth <= MSGPACK_LIMITS.depth, 'msgpack: nested too deeply')
   switch (typeof value) {
     case 'boolean':
-      return
+      return HEAD
     case 'number':
       assert(value % 1 === 0 && value >= -(2 ** 31) && value < 2 ** 32, `msgpack: ${value} is no 32-bit integer`)
-      return
+      return HEAD
     case 'bigint':
       assert(value >= -(2n ** 63n) && value < 2n ** 64n, 'msgpack: a bigint of more than 64 bits')
-      return
+      return HEAD
     case 'string':
       if (/\p{Surrogate}/u.test(value)) {
         throw new KerninstError(EXIT.data, `half a surrogate pair in a text: ${JSON.stringify(value.slice(0, 80))}`)
       }
-      return
-    case 'object':
+      return HEAD + UNIT * value.length
+    case 'object': {
       assert(value !== null, 'msgpack: null')
+      if (isBytes(value)) return HEAD + value.length
+      let most = HEAD
       if (Array.isArray(value)) {
-        for (const item of value as readonly Packable[]) checkValue(item, depth + 1)
-      } else if (!isBytes(value)) {
-        for (const [key, item] of Object.entries(value)) {
-          // JavaScript moves such keys to the front, so their order would not survive.
-          assert(!/^[0-9]+$/.test(key) && key !== '__proto__', `msgpack: the key ${key}`)
-          checkValue(key, depth)
-          checkValue(item, depth + 1)
-        }
+        for (const item of value as readonly Packable[]) most += checkValue(item, depth + 1)
+        return most
       }
-      return
+      for (const [key, item] of Object.entries(value)) {
+        // JavaScript moves such keys to the front, so their order would not survive.
+        assert(!/^[0-9]+$/.test(key) && key !== '__proto__', `msgpack: the key ${key}`)
+        most += checkValue(key, depth) + checkValue(item, depth + 1)
+      }
+      return most
+    }
     default:
       assert(false, `msgpack: a value of type ${typeof value}`)
   }
@@ -78,11 +90,14 @@ const checkValue = (value: Packable, depth: number): void => {
 
 /** The canonical encoding of a value, in bytes of its own. */
 export const encode = (value: Packable): Uint8Array => {
-  checkValue(value, 0)
-  const out = new Uint8Array(packr.pack(value))
-  // Else msgpackr keeps the large one. It calls methods of Buffer that other byte arrays do not have.
-  if (out.length > POOL / 2) packr.useBuffer(Buffer.alloc(POOL))
-  return out
+  const most = checkValue(value, 0)
+  if (most <= POOL / 2) return new Uint8Array(packr.pack(value))
+  // A buffer that is large enough from the start, and is ours then: a bundle has 36 MB, and each copy of it costs more than
+  // writing it. msgpackr calls methods of Buffer that other byte arrays do not have.
+  packr.useBuffer(Buffer.allocUnsafeSlow(most + SLACK))
+  const { buffer, byteOffset, length } = packr.pack(value)
+  packr.useBuffer(Buffer.alloc(POOL))
+  return new Uint8Array(buffer, byteOffset, length)
 }
 
 const bad = (where: string, offset: number, what: string): KerninstError =>

@@ -146,7 +146,8 @@ const siteProblem = (target: TargetIdentity, tables: PatchTables, site: number, 
   const relocOffset = tables.siteRelocOffset[site]!
   const formClass = tables.siteFormClass[site]!
   const tail = tables.siteTail[site]!
-  const expected = tables.siteExpected.subarray(site * EXPECTED_BYTES, (site + 1) * EXPECTED_BYTES)
+  const expected = tables.siteExpected
+  const first = site * EXPECTED_BYTES // of its bytes
   const flag = tables.siteFlags[site]!
   if (flag > SITE_FLAG.springboard) return `unknown flags ${flag}`
   if (!lengthFits(length, kind, flag)) return `a length of ${length}`
@@ -155,7 +156,7 @@ const siteProblem = (target: TargetIdentity, tables: PatchTables, site: number, 
     const problem = hopProblem(tables, site)
     if (problem !== '') return problem
   } else if (tables.sitePatch[site]! >= tables.code.length) return 'its patch lies outside the code'
-  for (let i = length; i < EXPECTED_BYTES; i++) if (expected[i] !== 0) return 'bytes after its expected ones'
+  for (let i = first + length; i < first + EXPECTED_BYTES; i++) if (expected[i] !== 0) return 'bytes after its expected ones'
   if (kind > SITE_KIND.hop) return `an unknown kind ${kind}`
   if (relocKind > RELOC_KIND.sub) return `an unknown reloc_kind ${relocKind}`
   if (relocKind === RELOC_KIND.none) {
@@ -177,8 +178,8 @@ const siteProblem = (target: TargetIdentity, tables: PatchTables, site: number, 
     if (flag === SITE_FLAG.window) {
       if (tail >= tables.code.length) return 'its bypass lies outside the code'
     } else if (tail !== NONE) return 'a tail without a form class'
-    if (kind === SITE_KIND.call && (length !== 5 || expected[0] !== 0xe8)) return 'no direct call in its expected bytes'
-    if (kind === SITE_KIND.jcc && (length !== 6 || expected[0] !== 0x0f || (expected[1]! & 0xf0) !== 0x80)) {
+    if (kind === SITE_KIND.call && (length !== 5 || expected[first] !== 0xe8)) return 'no direct call in its expected bytes'
+    if (kind === SITE_KIND.jcc && (length !== 6 || expected[first] !== 0x0f || (expected[first + 1]! & 0xf0) !== 0x80)) {
       return 'no direct conditional jump in its expected bytes'
     }
   }
@@ -301,7 +302,7 @@ export const encodePayload = (target: TargetIdentity, tables: PatchTables, manif
     out[at + SITE.formClass] = tables.siteFormClass[site]!
     out[at + SITE.relocKind] = tables.siteRelocKind[site]!
     u32(at + SITE.tail, tables.siteTail[site]!)
-    out.set(tables.siteExpected.subarray(site * EXPECTED_BYTES, (site + 1) * EXPECTED_BYTES), at + SITE.expected)
+    for (let i = 0; i < EXPECTED_BYTES; i++) out[at + SITE.expected + i] = tables.siteExpected[site * EXPECTED_BYTES + i]!
     out[at + SITE.relocOffset] = tables.siteRelocOffset[site]!
     out[at + SITE.flags] = tables.siteFlags[site]!
   }

@@ -31,6 +31,7 @@ import { assert } from '../error.js'
 import { NONE } from '../image/rva.js'
 import type { FlowNetwork } from './flows.js'
 import { FLOWS } from './flows.js'
+import { Row } from './row.js'
 
 /** What is decided of a flow. */
 export const HOW = {
@@ -59,39 +60,13 @@ export type Net = Pick<FlowNetwork, 'nodeCount' | 'from' | 'to'>
 export const wantedFlows = ({ kind }: Pick<FlowNetwork, 'kind'>, what: 'blocks' | 'edges'): Uint8Array =>
   Uint8Array.from(kind, (k) => (k === FLOWS.block || (what === 'edges' && k !== FLOWS.lost) ? 1 : 0))
 
-/**
- * Rows of numbers that one choice needs and nobody keeps. A whole kernel has 40,000 functions, and making a dozen small
- * arrays for each took longer than filling them.
- */
-class Scratch {
-  #numbers = new Uint32Array(1 << 14)
-  #used = 0
-
-  reset(): void {
-    this.#used = 0
-  }
-
-  /** @returns a row, all of one number */
-  row(length: number, value = 0): Uint32Array {
-    // Rows that were given out before stay where they are.
-    if (this.#used + length > this.#numbers.length) {
-      this.#numbers = new Uint32Array(2 * (this.#numbers.length + length))
-      this.#used = 0
-    }
-    this.#used += length
-    return this.#numbers.subarray(this.#used - length, this.#used).fill(value)
-  }
-}
-
-const scratch = new Scratch()
-
 /** Sets of nodes that are put together one by one. */
 class Sets {
   readonly #parent: Uint32Array // node -> a node of the same set, nearer to its representative
 
-  /** @param parent as long as there are nodes */
-  constructor(parent: Uint32Array) {
-    for (let i = 0; i < parent.length; i++) parent[i] = i
+  /** @param parent room for so many nodes */
+  constructor(nodeCount: number, parent: Uint32Array) {
+    for (let i = 0; i < nodeCount; i++) parent[i] = i
     this.#parent = parent
   }
 
@@ -114,167 +89,268 @@ class Sets {
   }
 }
 
-/** A spanning forest of the flows that are not measured, as a tree over the nodes. */
-interface Forest {
-  readonly parent: Uint32Array // node -> node, or NONE
-  readonly flow: Uint32Array //   node -> flow between it and its parent
-  readonly depth: Uint32Array
-  readonly order: Uint32Array //  nodes, parents first
-}
+/** A choice in the making. It is used for one network after the other, and so are its rows. */
+class Chooser {
+  // The spanning forest of the flows that are not measured, as a tree over the nodes.
+  readonly #isTree = new Row() // flow -> 1 where it is in it
+  readonly #parent = new Row() // node -> node, or NONE
+  readonly #flow = new Row() //   node -> flow between it and its parent
+  readonly #depth = new Row() //  node -> how far from the root
+  readonly #order = new Row() //  nodes, parents first
 
-/** Roots the forest that flows with isTree make: at the last node, the outer one, where that can be. */
-const rootForest = ({ nodeCount, from, to }: Net, isTree: Uint32Array): Forest => {
-  const start = scratch.row(nodeCount + 1)
-  for (let f = 0; f < isTree.length; f++) {
-    if (!isTree[f]) continue
-    start[from[f]! + 1]!++
-    start[to[f]! + 1]!++
+  readonly #chord = new Row() //  flows that cannot be measured, and close cycles of such
+  readonly #cyclic = new Row() // flow -> 1 where it lies on a cycle of flows that are not measured
+  readonly #how = new Row() //    flow -> HOW
+  readonly #stop = new Row() //   node -> the nearest one at or above it that hangs on a derived flow, or the root
+  readonly #start = new Row() //  flow -> terms of its equation, then where they begin
+
+  // Of use for a moment.
+  readonly #sets = new Row()
+  readonly #around = new Row()
+  readonly #aroundStart = new Row()
+  readonly #next = new Row()
+  readonly #seen = new Row()
+
+  #net: Net = { nodeCount: 0, from: new Uint32Array(0), to: new Uint32Array(0) }
+  #chords = 0
+  /** Of all that is measured. */
+  cost = 0
+  /** Whether flows are measured that are not wanted. */
+  takesOthers = false
+
+  /** Chooses with flows left out in a given order: first those that cannot be measured, then the first of `order`. */
+  choose(net: Net, cost: Float64Array, wanted: Uint8Array, order: Uint32Array, ordered: number): void {
+    this.#net = net
+    const { nodeCount, from, to } = net
+    const count = from.length
+    const sets = new Sets(nodeCount, this.#sets.room(nodeCount))
+    const isTree = this.#isTree.of(count)
+    const chord = this.#chord.room(count)
+    this.#chords = 0
+    for (let f = 0; f < count; f++) {
+      if (cost[f] !== Infinity) continue
+      if (sets.join(from[f]!, to[f]!)) isTree[f] = 1
+      else chord[this.#chords++] = f
+    }
+    for (let k = 0; k < ordered; k++) if (sets.join(from[order[k]!]!, to[order[k]!]!)) isTree[order[k]!] = 1
+    this.#root()
+    this.#findCycles()
+    const how = this.#how.of(count)
+    const cyclic = this.#cyclic.room(count)
+    for (let f = 0; f < count; f++) {
+      if (wanted[f] && (isTree[f] || cyclic[f])) how[f] = cyclic[f] ? HOW.unknown : HOW.derived
+    }
+    const stop = this.#stop.room(nodeCount)
+    const nodes = this.#order.room(nodeCount)
+    const parent = this.#parent.room(nodeCount)
+    const flow = this.#flow.room(nodeCount)
+    for (let k = 0; k < nodeCount; k++) {
+      const n = nodes[k]!
+      const up = parent[n]!
+      stop[n] = up === NONE || how[flow[n]!] === HOW.derived ? n : stop[up]!
+    }
+    const start = this.#start.of(count + 1)
+    this.cost = 0
+    this.takesOthers = false
+    let terms = 0
+    const visit = (f: number): void => {
+      start[f + 1]!++
+      terms++
+    }
+    for (let m = 0; m < count; m++) {
+      if (isTree[m] || cost[m] === Infinity) continue
+      const before = terms
+      this.#walk(m, visit)
+      if (!wanted[m] && terms === before) continue
+      how[m] = HOW.measured
+      this.cost += cost[m]!
+      if (!wanted[m]) this.takesOthers = true
+    }
   }
-  for (let n = 0; n < nodeCount; n++) start[n + 1]! += start[n]!
-  const next = scratch.row(nodeCount + 1)
-  next.set(start)
-  const around = scratch.row(start[nodeCount]!) // flows at each node
-  for (let f = 0; f < isTree.length; f++) {
-    if (!isTree[f]) continue
-    around[next[from[f]!]!++] = f
-    around[next[to[f]!]!++] = f
+
+  /** The choice, once it is made. */
+  result(): Choice {
+    const count = this.#net.from.length
+    const chosen = this.#how.room(count)
+    const how = new Uint8Array(count)
+    for (let f = 0; f < count; f++) how[f] = chosen[f]!
+    const next = this.#start.room(count + 1)
+    for (let f = 0; f < count; f++) next[f + 1]! += next[f]!
+    const derived = select(how, HOW.derived)
+    const start = new Uint32Array(derived.length + 1)
+    for (let k = 0; k <= derived.length; k++) start[k] = next[k < derived.length ? derived[k]! : count]!
+    const term = new Uint32Array(next[count]!)
+    const sign = new Int8Array(next[count]!)
+    const measured = select(how, HOW.measured)
+    let m = 0
+    const visit = (f: number, s: number): void => {
+      term[next[f]!] = m
+      sign[next[f]!++] = s
+    }
+    for (let k = 0; k < measured.length; k++) {
+      m = measured[k]!
+      this.#walk(m, visit)
+    }
+    return { how, measured, derived, unknown: select(how, HOW.unknown), start, term, sign, cost: this.cost }
   }
-  const parent = scratch.row(nodeCount, NONE)
-  const flow = scratch.row(nodeCount, NONE)
-  const depth = scratch.row(nodeCount)
-  const order = scratch.row(nodeCount)
-  const seen = scratch.row(nodeCount)
-  let done = 0
-  let met = 0
-  for (let root = nodeCount - 1; root >= 0; root--) {
-    if (seen[root]) continue
-    seen[root] = 1
-    order[met++] = root
-    while (done < met) {
-      const n = order[done++]!
-      for (let i = start[n]!; i < start[n + 1]!; i++) {
-        const f = around[i]!
-        const other = from[f] === n ? to[f]! : from[f]!
-        if (seen[other]) continue
-        seen[other] = 1
-        parent[other] = n
-        flow[other] = f
-        depth[other] = depth[n]! + 1
-        order[met++] = other
+
+  /** Roots the forest: at the last node, the outer one, where that can be. */
+  #root(): void {
+    const { nodeCount, from, to } = this.#net
+    const count = from.length
+    const isTree = this.#isTree.room(count)
+    const start = this.#aroundStart.of(nodeCount + 1)
+    for (let f = 0; f < count; f++) {
+      if (!isTree[f]) continue
+      start[from[f]! + 1]!++
+      start[to[f]! + 1]!++
+    }
+    const next = this.#next.room(nodeCount)
+    for (let n = 0; n < nodeCount; n++) {
+      next[n] = start[n]!
+      start[n + 1]! += start[n]!
+    }
+    const around = this.#around.room(start[nodeCount]!) // flows at each node
+    for (let f = 0; f < count; f++) {
+      if (!isTree[f]) continue
+      around[next[from[f]!]!++] = f
+      around[next[to[f]!]!++] = f
+    }
+    const parent = this.#parent.of(nodeCount, NONE)
+    const flow = this.#flow.of(nodeCount, NONE)
+    const depth = this.#depth.of(nodeCount)
+    const order = this.#order.room(nodeCount)
+    const seen = this.#seen.of(nodeCount)
+    let done = 0
+    let met = 0
+    for (let root = nodeCount - 1; root >= 0; root--) {
+      if (seen[root]) continue
+      seen[root] = 1
+      order[met++] = root
+      while (done < met) {
+        const n = order[done++]!
+        for (let i = start[n]!; i < start[n + 1]!; i++) {
+          const f = around[i]!
+          const other = from[f] === n ? to[f]! : from[f]!
+          if (seen[other]) continue
+          seen[other] = 1
+          parent[other] = n
+          flow[other] = f
+          depth[other] = depth[n]! + 1
+          order[met++] = other
+        }
       }
     }
   }
-  return { parent, flow, depth, order }
-}
 
-/** flow -> 1 where it lies on a cycle of flows that are not measured: of forest and chords. */
-const onCycles = ({ nodeCount, from, to }: Net, forest: Forest, chords: readonly number[]): Uint32Array => {
-  const cyclic = scratch.row(from.length)
-  const merged = new Sets(scratch.row(nodeCount)) // each set's representative is its node nearest to the root
-  for (const chord of chords) {
-    cyclic[chord] = 1
-    let a = merged.find(from[chord]!)
-    let b = merged.find(to[chord]!)
-    while (a !== b) {
-      const lower = forest.depth[a]! >= forest.depth[b]! ? a : b
-      cyclic[forest.flow[lower]!] = 1
-      merged.join(lower, forest.parent[lower]!)
-      const up = merged.find(lower)
-      if (lower === a) a = up
-      else b = up
+  /** Finds what lies on a cycle of flows that are not measured: of forest and chords. */
+  #findCycles(): void {
+    const { nodeCount, from, to } = this.#net
+    const cyclic = this.#cyclic.of(from.length)
+    if (this.#chords === 0) return
+    const chord = this.#chord.room(this.#chords)
+    const parent = this.#parent.room(nodeCount)
+    const flow = this.#flow.room(nodeCount)
+    const depth = this.#depth.room(nodeCount)
+    const merged = new Sets(nodeCount, this.#sets.room(nodeCount)) // each set's representative is its node nearest to the root
+    for (let k = 0; k < this.#chords; k++) {
+      cyclic[chord[k]!] = 1
+      let a = merged.find(from[chord[k]!]!)
+      let b = merged.find(to[chord[k]!]!)
+      while (a !== b) {
+        const lower = depth[a]! >= depth[b]! ? a : b
+        cyclic[flow[lower]!] = 1
+        merged.join(lower, parent[lower]!)
+        const up = merged.find(lower)
+        if (lower === a) a = up
+        else b = up
+      }
     }
   }
-  return cyclic
-}
 
-/** Chooses with flows left out in a given order: first those that cannot be measured, then `order`. */
-const chooseBy = (net: Net, cost: Float64Array, wanted: Uint8Array, order: Uint32Array): Choice => {
-  scratch.reset()
-  const { nodeCount, from, to } = net
-  const count = from.length
-  const sets = new Sets(scratch.row(nodeCount))
-  const isTree = scratch.row(count)
-  const chords: number[] = []
-  for (let f = 0; f < count; f++) {
-    if (cost[f] !== Infinity) continue
-    if (sets.join(from[f]!, to[f]!)) isTree[f] = 1
-    else chords.push(f)
-  }
-  const candidates: number[] = []
-  for (const f of order) {
-    if (sets.join(from[f]!, to[f]!)) isTree[f] = 1
-    else candidates.push(f)
-  }
-  const forest = rootForest(net, isTree)
-  const cyclic = onCycles(net, forest, chords)
-  const how = new Uint8Array(count)
-  for (let f = 0; f < count; f++) {
-    if (wanted[f] && (isTree[f] || cyclic[f])) how[f] = cyclic[f] ? HOW.unknown : HOW.derived
-  }
-
-  // Of each node, the nearest one at or above it that hangs on a derived flow, or the root.
-  const stop = scratch.row(nodeCount)
-  for (const n of forest.order) {
-    const up = forest.parent[n]!
-    stop[n] = up === NONE || how[forest.flow[n]!] === HOW.derived ? n : stop[up]!
-  }
-  // Calls back for every derived flow on the cycle that a measured one closes, with whether they run the same way
-  // round.
-  const walk = (m: number, visit: (derived: number, sign: number) => void): void => {
+  /**
+   * Calls back for every derived flow on the cycle that a measured one closes, with whether they run the same way round.
+   */
+  #walk(m: number, visit: (derived: number, sign: number) => void): void {
+    const { nodeCount, from, to } = this.#net
+    const stop = this.#stop.room(nodeCount)
+    const depth = this.#depth.room(nodeCount)
+    const flow = this.#flow.room(nodeCount)
+    const parent = this.#parent.room(nodeCount)
     let a = stop[from[m]!]!
     let b = stop[to[m]!]!
     while (a !== b) {
-      const atHead = forest.depth[b]! >= forest.depth[a]!
+      const atHead = depth[b]! >= depth[a]!
       const node = atHead ? b : a
-      const f = forest.flow[node]!
+      const f = flow[node]!
       // Round the cycle: from m's head up, then down to its tail.
       visit(f, (from[f] === node) === atHead ? 1 : -1)
-      const up = stop[forest.parent[node]!]!
+      const up = stop[parent[node]!]!
       if (atHead) b = up
       else a = up
     }
-  }
-  const start = scratch.row(count + 1) // by flow, for now
-  candidates.sort((a, b) => a - b)
-  let sum = 0
-  for (const m of candidates) {
-    let used = wanted[m] === 1
-    walk(m, (f) => {
-      start[f + 1]!++
-      used = true
-    })
-    if (!used) continue
-    how[m] = HOW.measured
-    sum += cost[m]!
-  }
-  const next = start
-  for (let f = 0; f < count; f++) next[f + 1]! += next[f]!
-  const derived = select(how, HOW.derived)
-  const starts = new Uint32Array(derived.length + 1)
-  for (let k = 0; k <= derived.length; k++) starts[k] = next[k < derived.length ? derived[k]! : count]!
-  const term = new Uint32Array(next[count]!)
-  const sign = new Int8Array(next[count]!)
-  for (const m of candidates) {
-    walk(m, (f, s) => {
-      term[next[f]!] = m
-      sign[next[f]!++] = s
-    })
-  }
-  return {
-    how, measured: select(how, HOW.measured), derived, unknown: select(how, HOW.unknown),
-    start: starts, term, sign, cost: sum,
   }
 }
 
 /** The flows of which one thing is decided. */
 const select = (how: Uint8Array, what: number): Uint32Array => {
   let count = 0
-  for (const h of how) if (h === what) count++
+  for (let f = 0; f < how.length; f++) if (how[f] === what) count++
   const flows = new Uint32Array(count)
   count = 0
   for (let f = 0; f < how.length; f++) if (how[f] === what) flows[count++] = f
   return flows
 }
+
+const costOrder = new Row()
+const useOrder = new Row()
+const classNext = new Row() // cost class -> how many flows, then where the next one of them goes
+
+/**
+ * Puts the flows that can be measured into costOrder, dearest first, and of those that cost the same the first one first.
+ * A function has hundreds of flows and a dozen different costs, so the costs are sorted, and the flows dealt out.
+ * @returns how many there are
+ */
+const orderByCost = (cost: Float64Array): number => {
+  const costs: number[] = [] // cost class -> cost, descending
+  const next = classNext.of(cost.length)
+  /** The first class that is not dearer. */
+  const classOf = (c: number): number => {
+    let low = 0
+    let high = costs.length
+    while (low < high) {
+      const middle = (low + high) >>> 1
+      if (costs[middle]! > c) low = middle + 1
+      else high = middle
+    }
+    return low
+  }
+  let count = 0
+  for (let f = 0; f < cost.length; f++) {
+    const c = cost[f]!
+    assert(c >= 0, 'a cost is negative')
+    if (c === Infinity) continue
+    count++
+    const k = classOf(c)
+    if (costs[k] !== c) {
+      costs.splice(k, 0, c)
+      for (let later = costs.length - 1; later > k; later--) next[later] = next[later - 1]!
+      next[k] = 0
+    }
+    next[k]!++
+  }
+  for (let k = 0, before = 0; k < costs.length; k++) {
+    const flows = next[k]!
+    next[k] = before
+    before += flows
+  }
+  const order = costOrder.room(count)
+  for (let f = 0; f < cost.length; f++) if (cost[f] !== Infinity) order[next[classOf(cost[f]!)]!++] = f
+  return count
+}
+
+const byCost = new Chooser()
+const byUse = new Chooser()
 
 /**
  * Chooses what to measure.
@@ -282,21 +358,17 @@ const select = (how: Uint8Array, what: number): Uint32Array => {
  * @param wanted flow -> 1 where its count is asked for
  */
 export const chooseFlows = (net: Net, cost: Float64Array, wanted: Uint8Array): Choice => {
-  const order: number[] = []
-  let mixed = false
-  for (let f = 0; f < cost.length; f++) {
-    assert(cost[f]! >= 0, 'a cost is negative')
-    if (cost[f] === Infinity) continue
-    order.push(f)
-    if (!wanted[f]) mixed = true
-  }
-  order.sort((a, b) => cost[b]! - cost[a]! || a - b)
-  const byCost = chooseBy(net, cost, wanted, Uint32Array.from(order))
+  const ordered = orderByCost(cost)
+  const order = costOrder.room(ordered)
+  byCost.choose(net, cost, wanted, order, ordered)
   // Where it takes nothing that is not wanted, leaving such flows out first would not be cheaper.
-  if (!mixed || byCost.measured.every((f) => wanted[f] === 1)) return byCost
-  order.sort((a, b) => wanted[a]! - wanted[b]! || cost[b]! - cost[a]! || a - b)
-  const byUse = chooseBy(net, cost, wanted, Uint32Array.from(order))
-  return byUse.cost < byCost.cost ? byUse : byCost
+  if (!byCost.takesOthers) return byCost.result()
+  const use = useOrder.room(ordered)
+  let used = 0
+  for (let k = 0; k < ordered; k++) if (!wanted[order[k]!]) use[used++] = order[k]!
+  for (let k = 0; k < ordered; k++) if (wanted[order[k]!]) use[used++] = order[k]!
+  byUse.choose(net, cost, wanted, use, ordered)
+  return (byUse.cost < byCost.cost ? byUse : byCost).result()
 }
 
 /** The equations alone. */
@@ -328,8 +400,8 @@ export interface Redundant {
  * the others; so the equations are independent, and there are none where no less measured would have done.
  */
 export const redundant = ({ nodeCount, from, to }: Net, isMeasured: Uint8Array): Redundant => {
-  const parts = new Sets(new Uint32Array(nodeCount))
-  const pieces = new Sets(new Uint32Array(nodeCount)) // what hangs together at all
+  const parts = new Sets(nodeCount, new Uint32Array(nodeCount))
+  const pieces = new Sets(nodeCount, new Uint32Array(nodeCount)) // what hangs together at all
   for (let f = 0; f < from.length; f++) {
     if (!isMeasured[f]) parts.join(from[f]!, to[f]!)
     pieces.join(from[f]!, to[f]!)

@@ -10,17 +10,27 @@
 
 import { NONE } from '../image/rva.js'
 import type { Shape } from './flows.js'
+import { Row } from './row.js'
+
+const rows = {
+  head: new Row(), isHead: new Row(), onPath: new Row(), seen: new Row(), path: new Row(), edge: new Row(), order: new Row(),
+  depths: new Row(),
+}
 
 /** block -> how many loops it lies in. */
-export const loopDepth = ({ blockCount, succStart, succ, entries }: Shape): Uint32Array => {
-  const head = new Uint32Array(blockCount).fill(NONE) // block -> innermost head around it, itself apart
-  const isHead = new Uint8Array(blockCount)
-  const onPath = new Uint32Array(blockCount) //           block -> its place on the path, from 1; 0: not on it
-  const seen = new Uint8Array(blockCount)
-  const path = new Uint32Array(blockCount)
-  const edge = succStart.slice(0, blockCount) //          block -> its next edge to follow
-  const order = new Uint32Array(blockCount) //            as they were met
+export const loopDepth = (shape: Shape): Uint32Array => findDepths(shape).slice(0, shape.blockCount)
+
+/** The same, as a row that is good until the next call. */
+const findDepths = ({ blockCount, succStart, succ, entries }: Shape): Uint32Array => {
+  const head = rows.head.of(blockCount, NONE) // block -> innermost head around it, itself apart
+  const isHead = rows.isHead.of(blockCount)
+  const onPath = rows.onPath.of(blockCount) //   block -> its place on the path, from 1; 0: not on it
+  const seen = rows.seen.of(blockCount)
+  const path = rows.path.room(blockCount)
+  const edge = rows.edge.room(blockCount) //     block -> its next edge to follow
+  const order = rows.order.room(blockCount) //   as they were met
   let count = 0
+  for (let b = 0; b < blockCount; b++) edge[b] = succStart[b]!
 
   // Puts `to` among the heads around `b`, which stay sorted by their place on the path.
   const putHead = (b: number, to: number): void => {
@@ -76,7 +86,7 @@ export const loopDepth = ({ blockCount, succStart, succ, entries }: Shape): Uint
     }
   }
   // A head is met before the blocks that it is the head of.
-  const depths = new Uint32Array(blockCount)
+  const depths = rows.depths.of(blockCount)
   for (let k = 0; k < count; k++) {
     const b = order[k]!
     depths[b] = isHead[b]! + (head[b] === NONE ? 0 : depths[head[b]!]!)
@@ -89,5 +99,9 @@ const ROUNDS = 8
 const DEEPEST = 6
 
 /** block -> how often it is taken to run for each run of the function: a heuristic. */
-export const guessRuns = (shape: Shape): Float64Array =>
-  Float64Array.from(loopDepth(shape), (depth) => ROUNDS ** Math.min(depth, DEEPEST))
+export const guessRuns = (shape: Shape): Float64Array => {
+  const depths = findDepths(shape)
+  const runs = new Float64Array(shape.blockCount)
+  for (let b = 0; b < runs.length; b++) runs[b] = ROUNDS ** Math.min(depths[b]!, DEEPEST)
+  return runs
+}

@@ -26,11 +26,13 @@
 // more, and those that can would take half as many sites again (test/conserve.test.ts).
 
 import { FLOW } from '../code/instructions.js'
+import { assert } from '../error.js'
 import { NONE } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
 import { reachable, type FunctionGraph } from './function.js'
 import { predecessors, type KernelGraph } from './graph.js'
 import { CALL, END, ENTRY } from './kinds.js'
+import { Row } from './row.js'
 
 /** What a flow counts. */
 export const FLOWS = {
@@ -148,10 +150,30 @@ export const waysOut = (graph: KernelGraph, fn: FunctionGraph, staying: Uint8Arr
   return ways
 }
 
+const outRow = new Row()
+
+/** Whether two sweeps from the last block to the first show that ways lead out from all: they nearly always do. */
+const allGetOut = ({ blockCount, succStart, succ }: Shape, reached: Uint8Array, ways: Uint8Array): boolean => {
+  const out = outRow.of(blockCount)
+  let left = 0
+  for (let sweep = 0; sweep < 2; sweep++) {
+    left = 0
+    for (let b = blockCount - 1; b >= 0; b--) {
+      if (!reached[b] || out[b]) continue
+      out[b] = ways[b]!
+      for (let e = succStart[b]!; e < succStart[b + 1]! && !out[b]; e++) out[b] = out[succ[e]!]!
+      if (!out[b]) left++
+    }
+    if (left === 0) return true
+  }
+  return false
+}
+
 // Blocks from which no way leads out would balance only if nothing ever came to them: a loop without end, a BUG, a call
 // that never returns. Each part of the graph that nothing leaves gets one way out. The block that a depth-first search
 // finishes first, among those that do not yet get out, lies in such a part.
 const letOut = (shape: Shape, reached: Uint8Array, ways: Uint8Array): void => {
+  if (allGetOut(shape, reached, ways)) return
   const { blockCount } = shape
   const { predStart, pred } = predecessors(shape)
   const out = new Uint8Array(blockCount) // block -> 1 when a way leads out from it
@@ -215,15 +237,20 @@ const finishOrder = ({ blockCount, succStart, succ, entries }: Shape): Uint32Arr
 /** The network of a graph of which `ways` says where control leaves: block -> WAY bits. Several edges may be alike. */
 export const buildNetwork = (shape: Shape, ways: Uint8Array): FlowNetwork => {
   const { blockCount, succStart, succ, entries } = shape
-  const reached = reachable(shape, [...entries])
+  const reached = reachable(shape, entries)
   const all = ways.slice()
   letOut(shape, reached, all)
   const outer = 2 * blockCount
-  const bound = blockCount + succ.length + entries.length + KIND_OF_WAY.length * blockCount
-  const from = new Uint32Array(bound)
-  const to = new Uint32Array(bound)
-  const kind = new Uint8Array(bound)
-  const block = new Uint32Array(bound)
+  let flowCount = entries.length
+  for (let b = 0; b < blockCount; b++) {
+    if (!reached[b]) continue
+    flowCount += 1 + succStart[b + 1]! - succStart[b]!
+    for (let bits = all[b]!; bits !== 0; bits &= bits - 1) flowCount++
+  }
+  const from = new Uint32Array(flowCount)
+  const to = new Uint32Array(flowCount)
+  const kind = new Uint8Array(flowCount)
+  const block = new Uint32Array(flowCount)
   const blockFlow = new Uint32Array(blockCount).fill(NONE)
   const edgeFlow = new Uint32Array(succ.length).fill(NONE)
   const leaveFlow = new Uint32Array(blockCount).fill(NONE)
@@ -240,19 +267,17 @@ export const buildNetwork = (shape: Shape, ways: Uint8Array): FlowNetwork => {
     if (!reached[b]) continue
     for (let e = succStart[b]!; e < succStart[b + 1]!; e++) edgeFlow[e] = add(FLOWS.edge, b, 2 * b + 1, 2 * succ[e]!)
   }
-  for (const b of entries) add(FLOWS.entry, b, outer, 2 * b)
+  for (let i = 0; i < entries.length; i++) add(FLOWS.entry, entries[i]!, outer, 2 * entries[i]!)
   for (let b = 0; b < blockCount; b++) {
     if (!reached[b]) continue
-    for (const [bit, what] of KIND_OF_WAY.entries()) {
+    for (let bit = 0; bit < KIND_OF_WAY.length; bit++) {
       if (!(all[b]! & (1 << bit))) continue
-      const flow = add(what, b, 2 * b + 1, outer)
-      if (what === FLOWS.leave) leaveFlow[b] = flow
+      const flow = add(KIND_OF_WAY[bit]!, b, 2 * b + 1, outer)
+      if (KIND_OF_WAY[bit] === FLOWS.leave) leaveFlow[b] = flow
     }
   }
-  return {
-    nodeCount: outer + 1, flowCount: flows, from: from.subarray(0, flows), to: to.subarray(0, flows),
-    kind: kind.subarray(0, flows), block: block.subarray(0, flows), blockFlow, edgeFlow, leaveFlow,
-  }
+  assert(flows === flowCount, 'as many flows as were counted')
+  return { nodeCount: outer + 1, flowCount, from, to, kind, block, blockFlow, edgeFlow, leaveFlow }
 }
 
 /** The network of a function, or undefined where nothing may be concluded from the shape of its graph. */

@@ -7,6 +7,7 @@ import { NONE, type Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
 import type { KernelGraph } from './graph.js'
 import { EDGE, END, ENTRY, PROBLEM } from './kinds.js'
+import { Row } from './row.js'
 
 /** Why a function is incomplete. */
 export type Incomplete = '' | 'undecodable' | 'jump-table' | 'falls-through' | 'jumps-inside'
@@ -120,13 +121,38 @@ const fallsTo = ({ succStart, succ, succKind }: KernelGraph, from: number, to: n
   return false
 }
 
+/** END bits of a block whose last instruction, of some flow, an edge leads away from to outside the function. */
+const bitsOfLeaving = ({ succ, succKind, entry }: KernelGraph, flow: number, edge: number): number => {
+  switch (succKind[edge]) {
+    case EDGE.next:
+      // A call at the very end does not return, and a trap there is a BUG.
+      if (flow === FLOW.call || flow === FLOW.indirectCall || flow === FLOW.trap) return 0
+      // Assembly runs from one label into the next.
+      return flow === FLOW.next && entry[succ[edge]!]! & ENTRY.function ? END.tail : END.unknown | END.leaks
+    case EDGE.jump:
+      return END.tail | (flow === FLOW.branch ? END.tailTaken : 0)
+    case EDGE.fixup:
+      return END.faultLeaves
+    default:
+      return END.tail | END.tailTaken
+  }
+}
+
+const succRow = new Row()
+const entryRow = new Row()
+const stackRow = new Row()
+
 /** Cuts one function (an index into image.functions) out. */
 export const cutFunction = (graph: KernelGraph, index: number): FunctionGraph => {
   const { image: { functions }, succStart: allStart, succ: all, succKind, predStart, pred } = graph
   const start = functions.start[index]!
   const parts = findParts(graph, index)
   let blockCount = 0
-  for (const part of parts.list) blockCount += part.end - part.first
+  let edges = 0 // at most
+  for (const part of parts.list) {
+    blockCount += part.end - part.first
+    edges += allStart[part.end]! - allStart[part.first]!
+  }
   const pieces = parts.list.map(({ first, end }) =>
     sliceInstructions(graph.insns, graph.blockFirst[first]!, graph.blockFirst[end]!))
   const insns = pieces.length === 1 ? pieces[0]! : joinInstructions(pieces)
@@ -135,8 +161,10 @@ export const cutFunction = (graph: KernelGraph, index: number): FunctionGraph =>
   const blockEnd = new Uint8Array(blockCount)
   const blockOfInsn = new Uint32Array(insns.count)
   const succStart = new Uint32Array(blockCount + 1)
-  const succ: number[] = []
-  const entries: number[] = []
+  const succ = succRow.room(edges)
+  let succCount = 0
+  const entries = entryRow.room(blockCount)
+  let entryCount = 0
   let alternativeLeaves = false
   let b = 0
   let insn = 0
@@ -145,51 +173,34 @@ export const cutFunction = (graph: KernelGraph, index: number): FunctionGraph =>
       block[b] = g
       blockFirst[b] = insn
       insn += graph.blockFirst[g + 1]! - graph.blockFirst[g]!
-      blockOfInsn.fill(b, blockFirst[b], insn)
-      const flow = insns.flow[insn - 1]!
+      for (let i = blockFirst[b]!; i < insn; i++) blockOfInsn[i] = b
       let bits = graph.end[g]!
-      succStart[b] = succ.length
+      succStart[b] = succCount
       for (let e = allStart[g]!; e < allStart[g + 1]!; e++) {
         const to = all[e]! >= first && all[e]! < end ? b + all[e]! - g : parts.localOf(all[e]!)
         if (to !== NONE) {
-          succ.push(to)
+          succ[succCount++] = to
           continue
         }
-        switch (succKind[e]) {
-          case EDGE.next:
-            // A call at the very end does not return, and a trap there is a BUG.
-            if (flow === FLOW.call || flow === FLOW.indirectCall || flow === FLOW.trap) break
-            // Assembly runs from one label into the next.
-            bits |= flow === FLOW.next && graph.entry[all[e]!]! & ENTRY.function ? END.tail : END.unknown | END.leaks
-            break
-          case EDGE.jump:
-            bits |= END.tail | (flow === FLOW.branch ? END.tailTaken : 0)
-            break
-          case EDGE.fixup:
-            bits |= END.faultLeaves
-            break
-          case EDGE.variant:
-            alternativeLeaves = true
-            bits |= END.tail | END.tailTaken
-            break
-          default:
-            bits |= END.tail | END.tailTaken
-        }
+        if (succKind[e] === EDGE.variant) alternativeLeaves = true
+        bits |= bitsOfLeaving(graph, insns.flow[insn - 1]!, e)
       }
       if (bits & END.variantLeaves) alternativeLeaves = true
       blockEnd[b] = bits
       const known = graph.entry[g]!
       let enters = (known & (ENTRY.called | ENTRY.pointed)) !== 0 || (known & ENTRY.function && g !== first) ||
         insns.rva[blockFirst[b]!] === start
-      for (let p = predStart[g]!; p < predStart[g + 1]! && !enters; p++) enters = !parts.holds(pred[p]!)
-      if (enters) entries.push(b)
+      for (let p = predStart[g]!; p < predStart[g + 1]! && !enters; p++) {
+        enters = (pred[p]! < first || pred[p]! >= end) && !parts.holds(pred[p]!)
+      }
+      if (enters) entries[entryCount++] = b
     }
   }
   blockFirst[blockCount] = insns.count
-  succStart[blockCount] = succ.length
+  succStart[blockCount] = succCount
   const shape = {
     name: functions.nameOf(index), start, end: functions.end[index]!, insns, blockCount, block, blockFirst, blockEnd, blockOfInsn,
-    succStart, succ: Uint32Array.from(succ), entries: Uint32Array.from(entries), alternativeLeaves,
+    succStart, succ: succ.slice(0, succCount), entries: entries.slice(0, entryCount), alternativeLeaves,
   }
   return { ...shape, incomplete: blockCount === 0 ? 'undecodable' : whyIncomplete(graph, shape) }
 }
@@ -202,7 +213,7 @@ const whyIncomplete = (graph: KernelGraph, fn: Omit<FunctionGraph, 'incomplete'>
     any = graph.problem[fn.block[b]!] !== PROBLEM.none || (fn.blockEnd[b]! & END.unknown) !== 0
   }
   if (!any) return ''
-  const live = reachable(fn, [...fn.entries])
+  const live = reachable(fn, fn.entries)
   for (let b = 0; b < fn.blockCount && why === ''; b++) {
     if (!live[b]) continue
     why = REASONS[graph.problem[fn.block[b]!]!]!
@@ -231,18 +242,28 @@ export const blockOf = (graph: FunctionGraph, rva: Rva): number => {
 
 /** block -> 1 when reachable from `from` (inclusive) without passing through a block of `without`. */
 export const reachable = (
-  graph: Pick<FunctionGraph, 'blockCount' | 'succStart' | 'succ'>, from: readonly number[], without: readonly number[] = [],
+  { blockCount, succStart, succ }: Pick<FunctionGraph, 'blockCount' | 'succStart' | 'succ'>, from: ArrayLike<number>,
+  without: readonly number[] = [],
 ): Uint8Array => {
-  const seen = new Uint8Array(graph.blockCount)
-  const stack: number[] = []
-  const push = (b: number): void => {
-    if (b === NONE || seen[b] || without.includes(b)) return
+  const seen = new Uint8Array(blockCount)
+  const stack = stackRow.room(blockCount)
+  let top = 0
+  for (const b of without) if (b !== NONE) seen[b] = 1
+  for (let i = 0; i < from.length; i++) {
+    const b = from[i]!
+    if (b === NONE || seen[b]) continue
     seen[b] = 1
-    stack.push(b)
+    stack[top++] = b
   }
-  for (const b of from) push(b)
-  for (let b = stack.pop(); b !== undefined; b = stack.pop()) {
-    for (let e = graph.succStart[b]!; e < graph.succStart[b + 1]!; e++) push(graph.succ[e]!)
+  while (top > 0) {
+    const b = stack[--top]!
+    for (let e = succStart[b]!; e < succStart[b + 1]!; e++) {
+      const to = succ[e]!
+      if (to === NONE || seen[to]) continue
+      seen[to] = 1
+      stack[top++] = to
+    }
   }
+  for (const b of without) if (b !== NONE) seen[b] = 0
   return seen
 }

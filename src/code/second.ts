@@ -4,11 +4,13 @@
 // A plan of the whole kernel asks millions of times, and the package's own disasm() takes 60 µs, most of them to build
 // objects. So cs_disasm is called as it is exported, and struct cs_insn read where it lies (Capstone 5,
 // include/capstone/capstone.h): 1 µs. Capstone's numbers for mnemonics say whether the text has to be looked at at all.
+// What it says of the same bytes is the same anywhere, but for the place that a target is counted from; so it is asked once.
 
 import { Capstone, Const, loadCapstone } from 'capstone-wasm'
 import { assert } from '../error.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { FLOW } from './instructions.js'
+import { InstructionSet, MAX_LENGTH } from './instructionset.js'
 
 export interface SecondOpinion {
   readonly length: number //   0: does not decode
@@ -31,9 +33,11 @@ const MNEMONIC_AT = 42
 const OPERANDS_AT = 74
 const END_AT = 234
 
-const MAX_LENGTH = 15
+/** Far from both ends of the addresses, so that nothing wraps. */
+const PLACE = 0x4000_0000_0000n
 
-const IP_BASE = 0x4000_0000_0000n
+/** More instructions than a plan asks about, some three hundred thousand: what was said of so many is forgotten. */
+const MAX_ASKED = 1 << 20
 
 const JUMPS = new Set(['jmp', 'ljmp', 'notrack jmp', 'bnd jmp'])
 const SYSTEM = /^(int|int1|int3|into|ud0|ud1|ud2|ud2b|syscall|sysret|sysretq|sysenter|sysexit|iret|iretd|iretq|retf|retfq|xbegin|lcall|vmcall|vmmcall|vmlaunch|vmresume|hlt)$/
@@ -56,6 +60,8 @@ export class SecondDecoder {
   readonly #found: number // where cs_disasm puts the address of what it found
   /** Capstone's number of a mnemonic -> whether it always goes on to the next instruction. */
   readonly #plain = new Map<number, boolean>()
+  #asked = new InstructionSet()
+  #answers: SecondOpinion[] = [] // number in #asked -> what #ask said
   /** length -> the opinion that it is a plain instruction of that length: made once. */
   readonly #next: readonly SecondOpinion[] =
     Array.from({ length: MAX_LENGTH + 1 }, (_, length) => ({ length, flow: FLOW.next, target: NONE }))
@@ -86,14 +92,30 @@ export class SecondDecoder {
 
   /** Decodes the first instruction of `bytes`, which lies at `rva`. */
   decode(rva: Rva, bytes: Uint8Array): SecondOpinion {
-    const raw = this.#raw
     const given = Math.min(bytes.length, MAX_LENGTH)
+    const number = this.#asked.numberOf(bytes, 0, given)
+    if (number === this.#answers.length) this.#answers.push(this.#ask(bytes, given))
+    const answer = this.#answers[number]!
+    if (this.#answers.length === MAX_ASKED) this.#forget()
+    if (answer.target === NONE) return answer
+    const target = rva + answer.target
+    return { length: answer.length, flow: answer.flow, target: target >= 0 && target < NONE ? target : NONE }
+  }
+
+  #forget(): void {
+    this.#asked = new InstructionSet()
+    this.#answers = []
+  }
+
+  /** What is said of bytes, wherever they lie: a target is a distance from there. */
+  #ask(bytes: Uint8Array, given: number): SecondOpinion {
+    const raw = this.#raw
     for (let i = 0; i < given; i++) raw.HEAPU8[this.#code + i] = bytes[i]!
-    if (raw._cs_disasm(this.#handle, this.#code, given, IP_BASE + BigInt(rva), 1, this.#found) !== 1) return INVALID
+    if (raw._cs_disasm(this.#handle, this.#code, given, PLACE, 1, this.#found) !== 1) return INVALID
     const insn = raw.HEAPU32[this.#found >>> 2]!
-    const opinion = this.#read(insn)
+    const answer = this.#read(insn)
     raw._cs_free(insn, 1)
-    return opinion
+    return answer
   }
 
   /** @param at where a struct cs_insn lies */
@@ -110,16 +132,14 @@ export class SecondDecoder {
     }
     const operands = this.#text(at + OPERANDS_AT, at + END_AT)
     const direct = /^0x[0-9a-f]+$/.test(operands)
-    const offset = direct ? BigInt(operands) - IP_BASE : -1n
-    const target = offset >= 0n && offset < 0xffffffffn ? Number(offset) : NONE
     let flow: number = FLOW.next
     if (JUMPS.has(name)) flow = direct ? FLOW.jump : name === 'ljmp' ? FLOW.system : FLOW.indirectJump
     else if (/^(bnd )?ret$/.test(name)) flow = FLOW.return
     else if (/^(bnd |notrack )?call$/.test(name)) flow = direct ? FLOW.call : FLOW.indirectCall
     else if (/^(bnd )?(j|loop)/.test(name)) flow = FLOW.branch
     else if (SYSTEM.test(name)) flow = FLOW.system
-    const transfers = flow === FLOW.jump || flow === FLOW.call || flow === FLOW.branch
-    return { length, flow, target: transfers ? target : NONE }
+    const transfers = direct && (flow === FLOW.jump || flow === FLOW.call || flow === FLOW.branch)
+    return { length, flow, target: transfers ? Number(BigInt(operands) - PLACE) : NONE }
   }
 }
 

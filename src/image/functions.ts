@@ -206,8 +206,25 @@ export class Functions {
 
   /** The innermost function that contains an rva, that is the one that starts last; or NONE. */
   functionAt(rva: Rva): number {
-    const border = lowerBound(this.#border, rva + 1) - 1
-    return border < 0 ? NONE : this.#inner[border]!
+    return this.functionOf(this.stretchAt(rva))
+  }
+
+  /** How many stretches of one innermost function each, or of none, the addresses are cut into; the first is before all functions. */
+  get stretches(): number {
+    return this.#border.length + 1
+  }
+
+  stretchAt(rva: Rva): number {
+    return lowerBound(this.#border, rva + 1)
+  }
+
+  isIn(stretch: number, rva: Rva): boolean {
+    return (stretch === 0 || rva >= this.#border[stretch - 1]!) && (stretch > this.#border.length - 1 || rva < this.#border[stretch]!)
+  }
+
+  /** The innermost function of a stretch, or NONE. */
+  functionOf(stretch: number): number {
+    return stretch === 0 ? NONE : this.#inner[stretch - 1]!
   }
 
   /** All functions that have this name, as preferred one or as alias; ascending. */

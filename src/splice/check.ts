@@ -61,7 +61,10 @@ const findLandings = ({ image, insns }: KernelGraph): Uint8Array => {
   const land = (rva: Rva): void => {
     if (rva >= textStart && rva < textEnd) landing[rva - textStart] = 1
   }
-  for (let i = 0; i < insns.count; i++) land(insns.target[i]!)
+  for (let i = 0; i < insns.count; i++) {
+    const target = insns.target[i]!
+    if (target !== NONE) land(target)
+  }
   for (const list of [tables.exTable.fixup, tables.staticKeys.target, tables.exports, image.codePointers]) list.forEach(land)
   for (const list of [tables.exTable.insn, tables.bugs, tables.ftrace, tables.returnSites, tables.staticCalls]) list.forEach(land)
   functions.start.forEach(land)

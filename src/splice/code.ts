@@ -40,8 +40,9 @@ export class CodeBuffer {
     return this.#length
   }
 
+  /** A view, good until more is appended. */
   bytes(): Uint8Array {
-    return this.#bytes.slice(0, this.#length)
+    return this.#bytes.subarray(0, this.#length)
   }
 
   #reserve(more: number): void {
@@ -63,11 +64,16 @@ export class CodeBuffer {
   /** Four bytes, the lowest first. */
   word(value: number): void {
     this.#reserve(4)
+    this.#putWord(this.#length, value)
+    this.#length += 4
+  }
+
+  #putWord(at: number, value: number): void {
     const bytes = this.#bytes
-    bytes[this.#length++] = value
-    bytes[this.#length++] = value >>> 8
-    bytes[this.#length++] = value >>> 16
-    bytes[this.#length++] = value >>> 24
+    bytes[at] = value
+    bytes[at + 1] = value >>> 8
+    bytes[at + 2] = value >>> 16
+    bytes[at + 3] = value >>> 24
   }
 
   /** A copy of from[start, end). */
@@ -111,20 +117,26 @@ export class CodeBuffer {
     let k = this.#fixups - 1
     while (k >= 0 && this.#offset[k]! > field) k--
     assert(k >= 0 && this.#offset[k] === field && this.#kind[k] === FIXUP_KIND.rel32, 'a field with a fixup')
-    for (const column of [this.#offset, this.#value, this.#kind, this.#trail]) column.copyWithin(k, k + 1, this.#fixups)
+    // Few fixups lie behind it: those of one patch.
     this.#fixups--
-    new DataView(this.#bytes.buffer).setInt32(field, this.#length - (field + 4), true)
+    for (; k < this.#fixups; k++) {
+      this.#offset[k] = this.#offset[k + 1]!
+      this.#value[k] = this.#value[k + 1]!
+      this.#kind[k] = this.#kind[k + 1]!
+      this.#trail[k] = this.#trail[k + 1]!
+    }
+    this.#putWord(field, this.#length - (field + 4))
   }
 
-  /** The fixups, as tables. */
+  /** The fixups, as tables: views, likewise. */
   fixupTables(): FixupTables {
     const count = this.#fixups
     return {
       fixupCount: count,
-      fixupOffset: this.#offset.slice(0, count),
-      fixupValue: this.#value.slice(0, count),
-      fixupKind: this.#kind.slice(0, count),
-      fixupTrail: this.#trail.slice(0, count),
+      fixupOffset: this.#offset.subarray(0, count),
+      fixupValue: this.#value.subarray(0, count),
+      fixupKind: this.#kind.subarray(0, count),
+      fixupTrail: this.#trail.subarray(0, count),
     }
   }
 

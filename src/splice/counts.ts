@@ -10,6 +10,7 @@ import { HOW, chooseFlows } from '../cfg/conserve.js'
 import { guessRuns } from '../cfg/depth.js'
 import { FLOWS, flowsOf, takenFlow, type FlowNetwork } from '../cfg/flows.js'
 import { reachable } from '../cfg/function.js'
+import { Row } from '../cfg/row.js'
 import { FLOW } from '../code/instructions.js'
 import { NONE } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
@@ -77,23 +78,29 @@ export const deriveBlock = (draft: Draft, fn: PlannedFunction, staying: Uint8Arr
   return refusal[block] === 0 ? term.subarray(start[block], start[block + 1]) : undefined
 }
 
+const insnRow = new Row()
+const levelRow = new Row()
+const takenRow = new Row()
+const slotRow = new Row() // flow -> slot, where it is measured
+
+/** Of one function after the other. */
 class FlowCounter {
   readonly #draft: Draft
   readonly #fn: PlannedFunction
   readonly #net: FlowNetwork
   readonly #cost: Float64Array //  flow -> of measuring it
   readonly #insn: Uint32Array //   flow -> where that is done
-  readonly #level: Uint8Array //   flow -> LEVEL
-  readonly #taken: Uint8Array //   flow -> 1 where the taken side is counted there
+  readonly #level: Uint32Array //  flow -> LEVEL
+  readonly #taken: Uint32Array //  flow -> 1 where the taken side is counted there
 
   constructor(draft: Draft, fn: PlannedFunction, net: FlowNetwork) {
     this.#draft = draft
     this.#fn = fn
     this.#net = net
     this.#cost = new Float64Array(net.flowCount).fill(Infinity)
-    this.#insn = new Uint32Array(net.flowCount).fill(NONE)
-    this.#level = new Uint8Array(net.flowCount)
-    this.#taken = new Uint8Array(net.flowCount)
+    this.#insn = insnRow.of(net.flowCount, NONE)
+    this.#level = levelRow.of(net.flowCount)
+    this.#taken = takenRow.of(net.flowCount)
     const { graph } = fn
     const runs = guessRuns(graph)
     for (let b = 0; b < graph.blockCount; b++) {
@@ -133,12 +140,14 @@ class FlowCounter {
     const net = this.#net
     const flows = kind === 'block' ? net.blockFlow : net.edgeFlow
     const wantedKind = kind === 'block' ? FLOWS.block : FLOWS.edge
-    const wanted = net.kind.map((k, flow) => (k === wantedKind && (only === NONE || flows[only] === flow) ? 1 : 0))
-    const slot = new Uint32Array(net.flowCount)
+    const wanted = new Uint8Array(net.flowCount)
+    for (let f = 0; f < wanted.length; f++) if (net.kind[f] === wantedKind && (only === NONE || flows[only] === f)) wanted[f] = 1
+    const slot = slotRow.room(net.flowCount)
     for (;;) {
       const choice = chooseFlows(net, this.#cost, wanted)
       let failed = false
-      for (const flow of choice.measured) {
+      for (let k = 0; k < choice.measured.length; k++) {
+        const flow = choice.measured[k]!
         const got = this.#measure(flow)
         if (typeof got === 'number') slot[flow] = got
         else {
@@ -186,7 +195,7 @@ export const countEach = (draft: Draft, fn: PlannedFunction, kind: CountKind): C
       derived: new Uint8Array(items), start: new Uint32Array(items + 1), term: new Uint32Array(0),
     }
   }
-  const asked = reachable(graph, [...graph.entries])
+  const asked = reachable(graph, graph.entries)
   const refusal = new Uint8Array(graph.blockCount)
   const start = new Uint32Array(graph.blockCount + 1)
   const terms: number[] = []

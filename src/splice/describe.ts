@@ -133,21 +133,29 @@ class Names {
   }
 }
 
-/** The functions of some rvas. */
-const placesOf = ({ functions }: Image, rvas: Uint32Array, names: Names): PlaceTable => {
+/** The functions of some rvas: a plan has millions, in some ten thousand stretches of functions. */
+const placesOf = ({ functions }: Image, lists: readonly Uint32Array[], names: Names): PlaceTable => {
+  const least = new Uint32Array(functions.stretches).fill(NONE) // stretch -> its first rva that occurs
+  for (const list of lists) {
+    let stretch = 0
+    for (let i = 0; i < list.length; i++) {
+      const rva = list[i]!
+      if (rva === NONE) continue
+      // The one before will mostly do.
+      if (!functions.isIn(stretch, rva)) stretch = functions.stretchAt(rva)
+      if (rva < least[stretch]!) least[stretch] = rva
+    }
+  }
   const from: number[] = []
   const start: number[] = []
   const name: number[] = []
   let last = -1
-  let before = -1
-  for (const rva of rvas.sort()) {
-    if (rva === before) continue
-    before = rva
-    if (rva === NONE) break
-    const fn = functions.functionAt(rva)
+  for (let stretch = 0; stretch < least.length; stretch++) {
+    if (least[stretch] === NONE) continue
+    const fn = functions.functionOf(stretch)
     if (fn === last) continue
     last = fn
-    from.push(rva)
+    from.push(least[stretch]!)
     start.push(fn === NONE ? NONE : functions.start[fn]!)
     name.push(names.add(fn === NONE ? '' : functions.nameOf(fn)))
   }
@@ -172,16 +180,6 @@ const askedTable = ({ functions }: Image, asked: PointTable['asked'], names: Nam
   return table
 }
 
-const concat = (...lists: readonly Uint32Array[]): Uint32Array => {
-  const all = new Uint32Array(lists.reduce((sum, list) => sum + list.length, 0))
-  let at = 0
-  for (const list of lists) {
-    all.set(list, at)
-    at += list.length
-  }
-  return all
-}
-
 /** What a manifest is made of. */
 export interface Described {
   readonly encoded: {
@@ -200,12 +198,13 @@ export const describePlan = (
 ): Manifest => {
   const names = new Names()
   const { asked, ...columns } = points
-  const jumps = tables.fixupValue.filter((_, f) => tables.fixupKind[f] === FIXUP_KIND.rel32)
-  const places = placesOf(image, concat(points.rva, points.to, points.nearest, points.termRva, tables.siteRva, jumps), names)
+  const jumps = tables.fixupValue.slice()
+  for (let f = 0; f < jumps.length; f++) if (tables.fixupKind[f] !== FIXUP_KIND.rel32) jumps[f] = NONE
+  const places = placesOf(image, [points.rva, points.to, points.nearest, points.termRva, tables.siteRva, jumps], names)
   const askedColumns = askedTable(image, asked, names)
   // Codes that occur get numbers of their own, so that a bundle can be read when there are others.
   const occurs = new Uint8Array(256)
-  for (const code of points.refusal) occurs[code] = 1
+  for (let p = 0; p < points.count; p++) occurs[points.refusal[p]!] = 1
   const number = new Uint8Array(256)
   const refusals: Manifest['refusals'][number][] = []
   for (let code = 1; code < CODES.length; code++) {

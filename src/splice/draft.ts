@@ -24,9 +24,9 @@ import { EDGE, END } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
 import type { RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
-import { bytesAt } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
+import { Column } from './column.js'
 import { counterCost } from './counter.js'
 import { wholeInsn, type Ground, type PlannedFunction } from './ground.js'
 import { findPadding } from './padding.js'
@@ -62,23 +62,55 @@ export class Draft {
   readonly #slotBefore: Uint32Array // insn -> slot, or NONE
   readonly #slotTaken = new Map<number, number>() // insn -> slot
 
-  readonly siteFirst: number[] = [] //   site -> its first insn
-  readonly siteCount: number[] = [] //   site -> how many
-  readonly siteTactic: number[] = [] //  site -> TACTIC
-  readonly siteBoard: number[] = [] //   site -> rva of its springboard, or NONE
+  readonly #siteFirst = new Column()
+  readonly #siteCount = new Column()
+  readonly #siteTactic = new Column()
+  readonly #siteBoard = new Column()
 
   readonly slotInsn: number[] = [] //    slot -> the insn before which it counts, or whose taken side
-  readonly slotTakes: number[] = [] //   slot -> 1 where the taken side is counted
-  readonly slotLive: number[] = [] //    slot -> register set that counting must leave alone
+  readonly #slotTakes = new Column()
+  readonly #slotLive = new Column()
 
   constructor(ground: Ground) {
     this.ground = ground
     const { image, graph } = ground
     this.room = new Room(image.textStart, image.textEnd)
-    findPadding(graph, ground.reserved, (start, end) => this.room.set(start, end, BYTE.padding))
-    this.room.commit()
+    findPadding(graph, ground.reserved, (start, end) => {
+      this.room.set(start, end, BYTE.padding)
+      this.room.commit()
+    })
     this.siteOf = new Uint32Array(graph.insns.count).fill(NONE)
     this.#slotBefore = new Uint32Array(graph.insns.count).fill(NONE)
+  }
+
+  /** site -> its first insn */
+  get siteFirst(): Uint32Array {
+    return this.#siteFirst.values()
+  }
+
+  /** site -> how many */
+  get siteCount(): Uint32Array {
+    return this.#siteCount.values()
+  }
+
+  /** site -> TACTIC */
+  get siteTactic(): Uint32Array {
+    return this.#siteTactic.values()
+  }
+
+  /** site -> rva of its springboard, or NONE */
+  get siteBoard(): Uint32Array {
+    return this.#siteBoard.values()
+  }
+
+  /** slot -> 1 where the taken side is counted */
+  get slotTakes(): Uint32Array {
+    return this.#slotTakes.values()
+  }
+
+  /** slot -> register set that counting must leave alone */
+  get slotLive(): Uint32Array {
+    return this.#slotLive.values()
   }
 
   /**
@@ -122,7 +154,7 @@ export class Draft {
   wayBefore(fn: PlannedFunction, insn: number): number | RefusalCode {
     const i = wholeInsn(this.ground, fn, insn)
     const site = this.siteOf[i]!
-    if (site !== NONE) return this.#joins(site, i) ? this.siteTactic[site]! : 'site-taken'
+    if (site !== NONE) return this.#joins(site, i) ? this.#siteTactic.at(site) : 'site-taken'
     const why = this.#direct(fn.graph, insn, i)
     if (why === '') return this.ground.confirms(i) ? this.#directTactic(i) : 'decoders-disagree'
     const first = this.#windowAround(i)
@@ -146,7 +178,7 @@ export class Draft {
     if (site === NONE) {
       const why = this.#place(fn.graph, insn, i, level)
       if (why !== '') return why
-    } else if (this.siteTactic[site] === TACTIC.retargetBranch) this.siteTactic[site] = TACTIC.jumpOver
+    } else if (this.#siteTactic.at(site) === TACTIC.retargetBranch) this.#siteTactic.set(site, TACTIC.jumpOver)
     const slot = this.#addSlot(i, 0, fn.liveness.liveIn[insn]!)
     this.#slotBefore[i] = slot
     return slot
@@ -177,20 +209,20 @@ export class Draft {
 
   #addSlot(i: number, takes: number, live: RegisterSet): number {
     this.slotInsn.push(i)
-    this.slotTakes.push(takes)
-    this.slotLive.push(live)
+    this.#slotTakes.push(takes)
+    this.#slotLive.push(live)
     return this.slotInsn.length - 1
   }
 
   /** Whether a counter can be put before an instruction of a site that is there already. */
   #joins(site: number, i: number): boolean {
-    return this.siteFirst[site] === i ? this.siteTactic[site] !== TACTIC.retargetBranch || this.ground.whyNotMove(i) === ''
-      : this.siteCount[site]! > 1
+    return this.#siteFirst.at(site) === i ? this.#siteTactic.at(site) !== TACTIC.retargetBranch || this.ground.whyNotMove(i) === ''
+      : this.#siteCount.at(site) > 1
   }
 
   /** Whether a site moves its instructions, so that the taken side of a branch among them can be counted. */
   #mayTake(site: number): boolean {
-    const tactic = this.siteTactic[site]
+    const tactic = this.#siteTactic.at(site)
     return tactic === TACTIC.jumpOver || tactic === TACTIC.window || tactic === TACTIC.shortJump || tactic === TACTIC.eviction
   }
 
@@ -249,8 +281,10 @@ export class Draft {
     return this.ground.graph.insns.flow[i] === FLOW.call ? TACTIC.retargetCall : TACTIC.retargetJump
   }
 
-  #byte(i: number, offset: number): number {
-    return bytesAt(this.ground.image, this.ground.start(i) + offset, 1)[0]!
+  /** A byte of an instruction of .text; undefined elsewhere, where nothing may be overwritten. */
+  #byte(i: number, offset: number): number | undefined {
+    const { text, textStart } = this.ground.image
+    return text[this.ground.start(i) + offset - textStart]
   }
 
   /** A call or jump of five bytes, with nothing but opcode and displacement. */
@@ -262,7 +296,7 @@ export class Draft {
   /** Whether the displacement of a conditional jump can lead to a patch. */
   #retargets(i: number): boolean {
     const { length, flow, target } = this.ground.graph.insns
-    return flow[i] === FLOW.branch && length[i] === 6 && this.#byte(i, 0) === 0x0f && (this.#byte(i, 1) & 0xf0) === 0x80 &&
+    return flow[i] === FLOW.branch && length[i] === 6 && this.#byte(i, 0) === 0x0f && (this.#byte(i, 1)! & 0xf0) === 0x80 &&
       target[i]! < this.ground.image.imageBytes && this.ground.whyNotOverwrite(i) === ''
   }
 
@@ -399,11 +433,11 @@ export class Draft {
   }
 
   #record(first: number, count: number, tactic: number, board: number): void {
-    const site = this.siteFirst.length
-    this.siteFirst.push(first)
-    this.siteCount.push(count)
-    this.siteTactic.push(tactic)
-    this.siteBoard.push(board)
+    const site = this.#siteFirst.length
+    this.#siteFirst.push(first)
+    this.#siteCount.push(count)
+    this.#siteTactic.push(tactic)
+    this.#siteBoard.push(board)
     for (let i = first; i < first + count; i++) this.siteOf[i] = site
   }
 
@@ -417,6 +451,12 @@ export class Draft {
 
 /** What is live on the taken side of a conditional jump. */
 const liveTaken = ({ graph, liveness }: PlannedFunction, insn: number): RegisterSet => {
-  const inside = indexOf(graph.insns.rva, graph.insns.target[insn]!)
+  const { insns: { rva, target }, blockOfInsn, blockFirst, succStart, succ } = graph
+  const block = blockOfInsn[insn]!
+  for (let e = succStart[block]!; e < succStart[block + 1]!; e++) {
+    const first = blockFirst[succ[e]!]!
+    if (rva[first] === target[insn]) return liveness.liveIn[first]!
+  }
+  const inside = indexOf(rva, target[insn]!)
   return inside >= 0 ? liveness.liveIn[inside]! : liveness.liveAway[insn]!
 }

@@ -102,8 +102,12 @@ export class Ground {
   // that comes in between (arch/x86/include/asm/irqflags.h, native_safe_halt, 6.1 and 6.12).
   #isShadowed(start: Rva, end: Rva): boolean {
     if (end - start > LONGEST_SHADOWED) return false
-    const bytes = bytesAt(this.image, start, end - start)
-    return SHADOWED.some((form) => form.length === bytes.length && form.every((byte, k) => byte === bytes[k]))
+    const { text, textStart } = this.image // what is reserved as outside it was refused before
+    const at = start - textStart
+    for (const form of SHADOWED) {
+      if (form[0] === text[at] && form.length === end - start && form.every((byte, k) => byte === text[at + k])) return true
+    }
+    return false
   }
 
   /** Why an instruction cannot run anywhere else, or ''. */
@@ -155,4 +159,7 @@ export const wholeInsn = (ground: Ground, { graph }: PlannedFunction, insn: numb
 }
 
 /** Whether anything in a function may change the GS base. */
-export const changesGs = ({ insns }: FunctionGraph): boolean => insns.effect.some((effect) => effectChangesGs[effect] !== 0)
+export const changesGs = ({ insns: { count, effect } }: FunctionGraph): boolean => {
+  for (let i = 0; i < count; i++) if (effectChangesGs[effect[i]!] !== 0) return true
+  return false
+}

@@ -4,6 +4,7 @@
 
 import { Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind, Register } from '../code/iced.js'
 import { FLOW } from '../code/instructions.js'
+import { InstructionSet, MAX_LENGTH } from '../code/instructionset.js'
 import type { SecondDecoder } from '../code/second.js'
 
 export interface Opinion {
@@ -32,7 +33,8 @@ const PLACE = 0x4000_0000
 
 export class Opinions {
   readonly #second: SecondDecoder
-  readonly #known = new Map<string, Opinion>()
+  readonly #asked = new InstructionSet()
+  readonly #known: (Opinion | undefined)[] = [] // number in #asked -> what of() says
 
   constructor(second: SecondDecoder) {
     this.#second = second
@@ -40,13 +42,10 @@ export class Opinions {
 
   /** The instruction that fills bytes[at..at + length), or undefined where the two decoders do not both see one. */
   of(bytes: Uint8Array, at: number, length: number): Opinion | undefined {
-    let key = ''
-    for (let i = at; i < at + length; i++) key += String.fromCharCode(bytes[i]!)
-    const known = this.#known.get(key)
-    if (known !== undefined) return known
-    const opinion = this.#ask(bytes.slice(at, at + length))
-    if (opinion !== undefined) this.#known.set(key, opinion)
-    return opinion
+    if (length > MAX_LENGTH) return undefined
+    const number = this.#asked.numberOf(bytes, at, length)
+    if (number === this.#known.length) this.#known.push(this.#ask(bytes.slice(at, at + length)))
+    return this.#known[number]
   }
 
   /** The length of the instruction at bytes[at...], as the first decoder sees it; 0 where it sees none. */

@@ -30,7 +30,7 @@ export const findPadding = (
   const spoken = new Uint8Array(textEnd - textStart) // bytes that the kernel may put code into
   for (let s = 0; s < symbols.count; s++) {
     const rva = symbols.rva[s]!
-    if (rva < textStart || rva >= textEnd || !/^__(pfx|cfi)_/.test(symbols.nameOf(s))) continue
+    if (rva < textStart || rva >= textEnd || !(symbols.nameStartsWith(s, '__pfx_') || symbols.nameStartsWith(s, '__cfi_'))) continue
     const next = graph.index.from(rva)
     // Up to the function itself, which begins at the next place that something is known of.
     for (let at = rva; at < textEnd; at++) {

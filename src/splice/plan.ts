@@ -239,7 +239,7 @@ class Planner {
   }
 }
 
-const reachedBlocks = (graph: FunctionGraph): Uint8Array => reachable(graph, [...graph.entries])
+const reachedBlocks = (graph: FunctionGraph): Uint8Array => reachable(graph, graph.entries)
 
 /** The instructions of a block but one, nearest to that one first. */
 const others = (graph: FunctionGraph, block: number, insn: number): number[] => {

@@ -4,6 +4,7 @@
 
 import { NONE, type Rva } from '../image/rva.js'
 import type { Point } from '../probe/points.js'
+import { Column } from './column.js'
 
 export interface PointTable {
   readonly asked: readonly Point[] //   what the programs ask for
@@ -17,25 +18,6 @@ export interface PointTable {
   readonly termStart: Uint32Array //    point -> first index into term; termStart[count] = term.length
   readonly term: Uint32Array //         slot * 2, + 1 where its count is subtracted
   readonly termRva: Uint32Array //      parallel to term: the place observed, e.g. which of a function's returns
-}
-
-/** Numbers that are appended one by one. */
-class Column {
-  #values = new Uint32Array(256)
-  length = 0
-
-  push(value: number): void {
-    if (this.length === this.#values.length) {
-      const grown = new Uint32Array(this.length * 2)
-      grown.set(this.#values)
-      this.#values = grown
-    }
-    this.#values[this.length++] = value
-  }
-
-  values(): Uint32Array {
-    return this.#values.subarray(0, this.length)
-  }
 }
 
 /** Collects points. */
@@ -77,17 +59,22 @@ export class PointCollector {
     this.#add(of, rva, to, refusal, nearest, 0)
   }
 
-  /** @param slotOf slot as it was given -> slot */
+  /**
+   * The table. Called once: it is made of what was collected.
+   * @param slotOf slot as it was given -> slot
+   */
   table(slotOf: Uint32Array): PointTable {
     const { of, rva, to, refusal, nearest, derived } = this.#columns
     this.#start.push(this.#term.length)
+    const term = this.#term.values()
+    for (let t = 0; t < term.length; t++) term[t] = 2 * slotOf[term[t]! >>> 1]! + (term[t]! & 1)
     return {
       asked: this.#asked,
       count: of.length,
-      of: of.values(), rva: rva.values(), to: to.values(), refusal: Uint8Array.from(refusal.values()), nearest: nearest.values(),
-      derived: Uint8Array.from(derived.values()),
+      of: of.values(), rva: rva.values(), to: to.values(), refusal: new Uint8Array(refusal.values()), nearest: nearest.values(),
+      derived: new Uint8Array(derived.values()),
       termStart: this.#start.values(),
-      term: this.#term.values().map((term) => 2 * slotOf[term >>> 1]! + (term & 1)),
+      term,
       termRva: this.#termRva.values(),
     }
   }
