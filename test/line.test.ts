@@ -372,9 +372,10 @@ t.test('the example programs are served whole', async t => {
 
 t.test('a profile of another kernel, or without its bundle, is refused', async t => {
   const [one, two] = targets
-  const dump = join(scratch, `${one!.name}.dump`)
+  const dump = join(scratch, `${one!.name}.dump`) // of the last guest
+  const counted = join(scratch, `${one!.name}.profiled`)
   const bundle = join(scratch, 'unwritten')
-  for (const [status, options] of [[76, ['--profile', dump, '--profile-bundle', one!.bundle]], [64, ['--profile', dump]]] as const) {
+  for (const [status, options] of [[76, ['--profile', dump, '--profile-bundle', counted]], [64, ['--profile', dump]]] as const) {
     const run = kerninst('plan', two!.vmlinux, '-o', bundle, '-e', counting('entry:vfs_read'), ...options)
     t.equal(run.status, status, run.stderr)
     t.match(run.stderr, /^kerninst: [^\n]*profile[^\n]+\n$/)
