@@ -310,7 +310,7 @@ static void test_long_forms(void)
 		{ { 0x30 }, 1 },
 	};
 	static const char head[] = "\x85\xa6" "format\xaf" "kerninst-bundle"
-		"\xa7version\x02\xa8manifest";
+		"\xa7version\x03\xa8manifest";
 	const char *problem;
 	struct out out;
 	size_t i, at;

@@ -76,6 +76,7 @@ struct kheap *kheap_alloc(u32 slots)
 	heap->head->cpu_count = nr_cpu_ids;
 	heap->head->cpu_stride = PAGE_ALIGN((u64)slots * sizeof(u64));
 	heap->bytes = PAGE_SIZE + heap->head->cpu_stride * nr_cpu_ids;
+	heap->head->page_count = heap->bytes / PAGE_SIZE;
 	return heap;
 
 fail:

@@ -12,9 +12,9 @@
 #include <linux/uaccess.h>
 #include "kerninst.h"
 
-static_assert(sizeof(struct kerninst_heap) == 128);
-static_assert(sizeof(struct kerninst_request) == 80);
-static_assert(sizeof(struct kerninst_status) == 120);
+static_assert(sizeof(struct kerninst_heap) == 192);
+static_assert(sizeof(struct kerninst_request) == 128);
+static_assert(sizeof(struct kerninst_status) == 144);
 
 /* Who may apply a bundle changes the kernel, as who may load a module. */
 static int device_open(struct inode *inode, struct file *file)

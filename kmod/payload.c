@@ -107,6 +107,12 @@ static __u32 parse_head(const __u8 *bytes, __u32 size,
 	for (end = 0; end < 3; end++)
 		if (head->anchor_rva[end] >= head->image_bytes)
 			return BAD(anchor_rva);
+	if (head->kprobe_rva[0] != KERNINST_NONE ||
+	    head->kprobe_rva[1] != KERNINST_NONE)
+		for (end = 0; end < 2; end++)
+			if (head->kprobe_rva[end] >= head->image_bytes ||
+			    head->kprobe_rva[end] % 8)
+				return BAD(kprobe_rva);
 	if (!all_zero(bytes, offsetof(struct kerninst_payload, reserved),
 		      sizeof(*head), bad))
 		return KERNINST_E_MALFORMED;

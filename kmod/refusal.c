@@ -28,7 +28,10 @@ int kerninst_refuse(struct kerninst_request *req, u32 reason)
 		return -ESTALE;
 	case KERNINST_E_BUSY:
 	case KERNINST_E_FOREIGN:
+	case KERNINST_E_KPROBE:
 		return -EBUSY;
+	case KERNINST_E_STOP_LIMIT:
+		return -ETIME;
 	case KERNINST_E_NOT_APPLIED:
 		return -ENOENT;
 	case KERNINST_E_SPACE:

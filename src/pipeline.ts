@@ -7,6 +7,7 @@ import { writeBundle } from './bundle/bundle.js'
 import { buildGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
 import { loadImage, type Image, type ImageOptions } from './image/image.js'
+import { NONE } from './image/rva.js'
 import { checkClaims } from './liveness/check.js'
 import type { Verdict } from './liveness/claims.js'
 import { claimsOf, solveLiveness } from './liveness/live.js'
@@ -58,7 +59,7 @@ export const identify = (image: Image): TargetIdentity => {
   const anchor = (name: string): number => {
     const found = image.symbols.find(name)
     if (found.length !== 1) {
-      throw new KerninstError(EXIT.data, `${image.path}: ${found.length} symbols ${name}, where one is needed to find the slide`)
+      throw new KerninstError(EXIT.data, `${image.path}: ${found.length} symbols ${name}, where the target needs one`)
     }
     return image.symbols.rva[found[0]!]!
   }
@@ -70,6 +71,7 @@ export const identify = (image: Image): TargetIdentity => {
     buildId: image.buildId,
     buildIdRva: image.buildIdRva,
     anchors: [anchor(ANCHORS[0]), anchor(ANCHORS[1]), anchor(ANCHORS[2])],
+    kprobes: image.symbols.find('register_kprobe').length === 0 ? [NONE, NONE] : [anchor('kprobe_mutex'), anchor('kprobe_table')],
   }
 }
 

@@ -108,8 +108,10 @@ t.test('layout.ts and the header name the same fields, offsets, sizes and consta
   add('form.', layout.FORM)
   add('fixup.', layout.FIXUP)
   add('heap.', layout.HEAP)
+  add('directory.', layout.DIRECTORY)
   add('dump.', layout.DUMP)
   add('request.', layout.REQUEST)
+  add('misfit.', layout.MISFIT)
   add('status.', layout.STATUS)
   add('MAX_', layout.MAX, upper)
   add('HEAP_', layout.HEAP_STATE, upper)
@@ -120,7 +122,9 @@ t.test('layout.ts and the header name the same fields, offsets, sizes and consta
   add('FORM_', FORM_KIND, upper)
   add('FIX_', FIXUP_KIND, upper)
   add('', layout.REASON, (name) => (name === 'ok' ? 'OK' : `E_${upper(name)}`))
-  add('', { VERSION: layout.VERSION, NONE: OWN_NONE })
+  add('', layout.REQUEST_FLAG, upper)
+  add('TRUST_', layout.TRUST, upper)
+  add('', { VERSION: layout.VERSION, NONE: OWN_NONE, DIRECTORY_PFNS: layout.LENGTH.directoryPfns })
   ours.set('PAYLOAD_MAGIC', layout.PAYLOAD_MAGIC)
   ours.set('HEAP_MAGIC', layout.HEAP_MAGIC)
   ours.set('DUMP_MAGIC', layout.DUMP_MAGIC)
@@ -132,6 +136,7 @@ t.test('layout.ts and the header name the same fields, offsets, sizes and consta
     ['payload.magic', LENGTH.magic],
     ['payload.buildId', LENGTH.buildId],
     ['payload.anchorRva', 4 * LENGTH.anchors],
+    ['payload.kprobeRva', 4 * LENGTH.kprobes],
     ['payload.manifestSha256', LENGTH.sha256],
     ['site.expected', LENGTH.expected],
     ['form.bytes', LENGTH.formBytes],
@@ -304,6 +309,7 @@ const seenByC = (t: Test, make: () => PatchTables): void => {
     `buildIdRva ${target.buildIdRva}`,
     `buildId ${hexOf(target.buildId)}`,
     ...target.anchors.map((anchor) => `anchor ${anchor}`),
+    ...target.kprobes.map((rva) => `kprobe ${rva}`),
     `manifestSha256 ${hexOf(digest)}`,
     `slotCount ${tables.slotCount}`,
   ]
@@ -426,6 +432,9 @@ t.test('payload: every rule', async (t) => {
     [PAYLOAD.buildIdRva, 4, 0x2000000 - 19, /build_id_rva/],
     [PAYLOAD.buildIdRva, 4, 0xffffffff, /build_id_rva/],
     [PAYLOAD.anchorRva + 8, 4, 0x2000000, /anchor/],
+    [PAYLOAD.kprobeRva, 4, 0x2000000, /kprobe_rva lies outside/],
+    [PAYLOAD.kprobeRva + 4, 4, 0xffffffff, /kprobe_rva/],
+    [PAYLOAD.kprobeRva + 4, 4, 0x1a00084, /aligned/],
     [PAYLOAD.siteOffset, 4, 168, /site_offset/],
     [PAYLOAD.siteCount, 4, 0, /nothing to apply/],
     [PAYLOAD.siteCount, 4, 2 ** 20 + 1, /sites, more than/],
@@ -440,7 +449,7 @@ t.test('payload: every rule', async (t) => {
     [PAYLOAD.slotCount, 4, 0, /nothing to apply/],
     [PAYLOAD.slotCount, 4, 1, /no slot 1/],
     [PAYLOAD.slotCount, 4, 2 ** 20 + 1, /slots, more than/],
-    [PAYLOAD.reserved + 11, 1, 1, /byte 159 must be zero/],
+    [PAYLOAD.reserved + 3, 1, 1, /byte 159 must be zero/],
     [site(0, 'rva'), 4, 0x1001, /site 1: overlaps/],
     [site(0, 'rva'), 4, 0xfffffffe, /site 0: lies outside the text/],
     [site(3, 'rva'), 4, 0x1000000 - 4, /site 3: lies outside the text/],

@@ -62,6 +62,8 @@ static int fields(void)
 	hex("buildId", head->build_id, 20);
 	for (i = 0; i < 3; i++)
 		U("anchor", head->anchor_rva[i]);
+	for (i = 0; i < 2; i++)
+		U("kprobe", head->kprobe_rva[i]);
 	hex("manifestSha256", head->manifest_sha256, 32);
 	U("slotCount", head->slot_count);
 	for (i = 0; i < head->site_count; i++) {
@@ -138,6 +140,9 @@ static int dump(__u32 cpus, __u32 slots)
 		.removed_ns = 1700000002500000000ull,
 		.stop_ns = 123456,
 		.site_count = 4,
+		.resets = 2,
+		.reset_ns = 1700000001000000000ull,
+		.snapshot_ns = 1700000003000000000ull,
 	};
 	static __u8 page[4096];
 	__u64 *area = calloc(1, heap.cpu_stride);
@@ -146,6 +151,7 @@ static int dump(__u32 cpus, __u32 slots)
 	if (!area)
 		return 70;
 	head.heap_bytes = 4096 + cpus * heap.cpu_stride;
+	heap.page_count = head.heap_bytes / 4096;
 	memcpy(head.magic, KERNINST_DUMP_MAGIC, 8);
 	memcpy(heap.magic, KERNINST_HEAP_MAGIC, 8);
 	memset(heap.build_id, 0xb1, sizeof(heap.build_id));

@@ -71,6 +71,9 @@ t.test('dump: what the C side wrote', async (t) => {
     appliedNs: 1700000000000000000n,
     removedNs: 1700000002500000000n,
     stopNs: 123456n,
+    resets: 2,
+    resetNs: 1700000001000000000n,
+    snapshotNs: 1700000003000000000n,
     cpuCount: 3,
     slotCount: 600,
     siteCount: 4,
@@ -122,6 +125,7 @@ t.test('dump: damaged', async (t) => {
     ['stride', heap + HEAP.cpuStride, 8, 4100n, /cpu_stride/],
     ['huge stride', heap + HEAP.cpuStride, 8, 2n ** 64n - 8n, /areas/],
     ['sites', heap + HEAP.siteCount, 4, 2 ** 20 + 1, /sites, more/],
+    ['pages', heap + HEAP.pageCount, 8, 4n, /page_count/],
     ['heap reserved', heap + HEAP.reserved, 4, 1, /reserved/],
   ] as const) {
     const bad = Uint8Array.from(bytes)

@@ -14,6 +14,7 @@ export const sampleTarget = (): TargetIdentity => ({
   buildId: Uint8Array.from({ length: 20 }, (_, i) => 0xa0 + i),
   buildIdRva: 0x1800010,
   anchors: [0x11000, 0x22000, 0x1900000],
+  kprobes: [0x1a00040, 0x1a00080],
 })
 
 const pad16 = (bytes: number[]): number[] => [...bytes, ...new Array<number>(16 - bytes.length).fill(0)]

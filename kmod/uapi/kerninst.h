@@ -102,6 +102,22 @@
  * to their bypasses: all counting ends. Springboards and windows are restored
  * in another, when nobody can be on the way between a hop and its patch.
  *
+ * With max_stop_ns, no stop of the machine takes longer than that. Where all
+ * sites cannot be written in one, they are written in several, and then the
+ * counters are zeroed in another one: so all counting still starts at one
+ * moment. Removal copies all counters in one stop, restores the sites in
+ * several, and puts the copy in the counters' place. A limit that not even
+ * those single stops hold is refused before anything is written
+ * (KERNINST_E_STOP_LIMIT); whether they do is tried first.
+ *
+ * Kprobes. A kprobe that is registered keeps a copy of the instruction under
+ * it, also while it is disabled, and puts that copy's first byte back when it
+ * is disarmed. So a site at which one is registered, or which the jump of an
+ * optimized one may reach, is refused (KERNINST_E_KPROBE), and remove leaves a
+ * site at which one was registered since. The module looks at the kernel's
+ * table of kprobes, where kprobe_rva says, and holds the kernel's lock of it
+ * while it looks and writes.
+ *
  * A request that fails leaves everything as it was, but for sites that others
  * have changed since: those are left as they are, and what they may lead to
  * is kept, until a remove succeeds (KERNINST_E_FOREIGN, KERNINST_PARTIAL).
@@ -110,7 +126,13 @@
  * the device it is: one page with struct kerninst_heap, then for each CPU an
  * area of cpu_stride bytes, in which slot s is the u64 at 8*s. It is alive
  * from apply until the next apply or the unloading of the module; remove
- * leaves it readable.
+ * leaves it readable. KERNINST_IOC_SNAPSHOT copies it, all counters at one
+ * moment, for this open file: what is mapped from the file afterwards is the
+ * copy. KERNINST_IOC_RESET zeroes all counters at one moment.
+ *
+ * In a memory image of the machine (a vmcore) the heap is found by itself: the
+ * header starts a page, and directory_pfn is the first page of a list that
+ * names all pages of the mapping in order, the header's own first.
  *
  * A *dump* file is struct kerninst_dump, then heap_bytes bytes: the mapping
  * above, verbatim.
@@ -121,7 +143,7 @@
 #include <linux/types.h>
 #include <linux/ioctl.h>
 
-#define KERNINST_VERSION	2
+#define KERNINST_VERSION	3
 #define KERNINST_DEVICE		"/dev/kerninst"
 
 #define KERNINST_PAYLOAD_MAGIC	"KINSTPLD"	/* 8 bytes, no NUL */
@@ -161,7 +183,8 @@ struct kerninst_payload {		/* 160 bytes */
 	__u32	code_offset;
 	__u32	code_bytes;
 	__u32	slot_count;
-	__u32	reserved[3];		/* zero */
+	__u32	kprobe_rva[2];		/* kprobe_mutex, kprobe_table; both KERNINST_NONE: no kprobes */
+	__u32	reserved;		/* zero */
 };
 
 #define KERNINST_JMP		0
@@ -217,7 +240,7 @@ struct kerninst_fixup {			/* 12 bytes */
 #define KERNINST_HEAP_APPLIED	1	/* counting */
 #define KERNINST_HEAP_REMOVED	2	/* final */
 
-struct kerninst_heap {			/* 128 bytes, at the start of the heap's first page */
+struct kerninst_heap {			/* 192 bytes, at the start of the heap's first page */
 	__u8	magic[8];
 	__u32	version;
 	__u32	header_bytes;		/* offset of CPU 0's area: one page */
@@ -232,7 +255,20 @@ struct kerninst_heap {			/* 128 bytes, at the start of the heap's first page */
 	__u64	removed_ns;		/* when it had ended; 0 before */
 	__u64	stop_ns;		/* the longest stop of the machine in apply */
 	__u32	site_count;
-	__u32	reserved;
+	__u32	resets;			/* how often the counters were zeroed since */
+	__u64	reset_ns;		/* CLOCK_REALTIME of the last time; 0: never */
+	__u64	snapshot_ns;		/* when this copy was made; 0: no copy, the counters themselves */
+	__u64	directory_pfn;		/* page frame of the page directory; 0 in a copy */
+	__u64	page_count;		/* of the mapping, this one included */
+	__u64	reserved[4];		/* zero */
+};
+
+/* One page of the page directory; see above. */
+#define KERNINST_DIRECTORY_PFNS	511
+
+struct kerninst_directory {		/* 4096 bytes */
+	__u64	next_pfn;		/* 0: the last */
+	__u64	pfn[KERNINST_DIRECTORY_PFNS];	/* of the mapping's pages, in order; 0 past the end */
 };
 
 struct kerninst_dump {			/* 256 bytes */
@@ -263,8 +299,25 @@ struct kerninst_dump {			/* 256 bytes */
 #define KERNINST_E_REACH		13	/* ERANGE: index = fixup or site whose field overflows */
 #define KERNINST_E_FOREIGN		14	/* EBUSY: `value` sites were left that others have changed; index = the first */
 #define KERNINST_E_STOP			15	/* the machine could not be stopped */
+#define KERNINST_E_STOP_LIMIT		16	/* ETIME: max_stop_ns is too short; value: ns that one stop takes at least */
+#define KERNINST_E_KPROBE		17	/* EBUSY: index = site that a kprobe is registered at, or may reach */
 
-struct kerninst_request {		/* 80 bytes */
+/* Flags of a request. */
+#define KERNINST_TIED		1	/* apply: remove when this open file is closed */
+
+#define KERNINST_TRUST_NONE	0	/* unsigned */
+#define KERNINST_TRUST_BUILTIN	1	/* the module's own certificate */
+#define KERNINST_TRUST_KERNEL	2	/* the kernel's keyrings */
+
+/* One site that does not suit, for check and apply. */
+struct kerninst_misfit {		/* 32 bytes */
+	__u32	site;
+	__u32	reason;			/* KERNINST_E_SITE_BYTES, _KPROBE or _REACH */
+	__u64	other;			/* address of the kprobe */
+	__u8	live[16];		/* the site's bytes */
+};
+
+struct kerninst_request {		/* 128 bytes */
 	__u64	payload;		/* in: user pointers and lengths */
 	__u64	signature;
 	__u32	payload_bytes;
@@ -275,6 +328,15 @@ struct kerninst_request {		/* 80 bytes */
 	__u64	slide;			/* out */
 	__u64	stop_ns;		/* out: the longest stop of the machine */
 	__u8	live[24];		/* out */
+	__u64	max_stop_ns;		/* in: no stop may take longer; 0: no limit */
+	__u64	misfits;		/* in: user pointer to room for misfit_room of them */
+	__u32	misfit_room;		/* in: at most KERNINST_MAX_SITES */
+	__u32	misfit_count;		/* out: all there are; the first misfit_room are written */
+	__u32	flags;			/* in: KERNINST_TIED */
+	__u32	trust;			/* out: KERNINST_TRUST_* */
+	__u32	stops;			/* out: how often the machine was stopped */
+	__u32	reserved;		/* in: zero */
+	__u64	memory_bytes;		/* out: what the bundle takes while it is applied */
 };
 
 #define KERNINST_IDLE		0
@@ -282,7 +344,7 @@ struct kerninst_request {		/* 80 bytes */
 #define KERNINST_REMOVED	2	/* the heap is still there */
 #define KERNINST_PARTIAL	3	/* removed, or not applied, but for sites that others changed */
 
-struct kerninst_status {		/* 120 bytes */
+struct kerninst_status {		/* 144 bytes */
 	__u32	state;
 	__u32	version;		/* KERNINST_VERSION of the module */
 	__u64	heap_bytes;		/* what to map; 0: no heap */
@@ -297,6 +359,10 @@ struct kerninst_status {		/* 120 bytes */
 	__u32	foreign_sites;
 	__u32	unsigned_ok;		/* 1: this module was built to take unsigned bundles */
 	__u8	payload_sha256[32];
+	__u64	reset_ns;
+	__u64	memory_bytes;		/* taken now: counters, sites, code */
+	__u32	resets;
+	__u32	tied;			/* 1: removed when the file that applied it is closed */
 	__u64	reserved;
 };
 
@@ -304,5 +370,7 @@ struct kerninst_status {		/* 120 bytes */
 #define KERNINST_IOC_APPLY	_IOWR('K', 2, struct kerninst_request)
 #define KERNINST_IOC_REMOVE	_IOWR('K', 3, struct kerninst_request)
 #define KERNINST_IOC_STATUS	_IOR('K', 4, struct kerninst_status)
+#define KERNINST_IOC_RESET	_IOWR('K', 5, struct kerninst_request)
+#define KERNINST_IOC_SNAPSHOT	_IOWR('K', 6, struct kerninst_request)
 
 #endif

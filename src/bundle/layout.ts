@@ -9,10 +9,12 @@ export const SIZE = {
   site: 40,
   form: 16,
   fixup: 12,
-  heap: 128,
+  heap: 192,
+  directory: 4096,
   dump: 256,
-  request: 80,
-  status: 120,
+  misfit: 32,
+  request: 128,
+  status: 144,
 } as const
 
 /** struct kerninst_payload: field -> byte offset. */
@@ -38,7 +40,8 @@ export const PAYLOAD = {
   codeOffset: 136,
   codeBytes: 140,
   slotCount: 144,
-  reserved: 148,
+  kprobeRva: 148,
+  reserved: 156,
 } as const
 
 /** struct kerninst_site. */
@@ -78,8 +81,16 @@ export const HEAP = {
   removedNs: 104,
   stopNs: 112,
   siteCount: 120,
-  reserved: 124,
+  resets: 124,
+  resetNs: 128,
+  snapshotNs: 136,
+  directoryPfn: 144,
+  pageCount: 152,
+  reserved: 160,
 } as const
+
+/** struct kerninst_directory. */
+export const DIRECTORY = { nextPfn: 0, pfn: 8 } as const
 
 /** struct kerninst_dump. */
 export const DUMP = {
@@ -105,7 +116,19 @@ export const REQUEST = {
   slide: 40,
   stopNs: 48,
   live: 56,
+  maxStopNs: 80,
+  misfits: 88,
+  misfitRoom: 96,
+  misfitCount: 100,
+  flags: 104,
+  trust: 108,
+  stops: 112,
+  reserved: 116,
+  memoryBytes: 120,
 } as const
+
+/** struct kerninst_misfit. */
+export const MISFIT = { site: 0, reason: 4, other: 8, live: 16 } as const
 
 /** struct kerninst_status. */
 export const STATUS = {
@@ -123,7 +146,11 @@ export const STATUS = {
   foreignSites: 72,
   unsignedOk: 76,
   payloadSha256: 80,
-  reserved: 112,
+  resetNs: 112,
+  memoryBytes: 120,
+  resets: 128,
+  tied: 132,
+  reserved: 136,
 } as const
 
 /** Bytes of the fields that are not one integer of 1, 2, 4 or 8 bytes. */
@@ -132,13 +159,15 @@ export const LENGTH = {
   buildId: 20,
   sha256: 32,
   anchors: 3,
+  kprobes: 2,
+  directoryPfns: 511,
   expected: 16,
   formBytes: 6,
   host: 65,
   live: 24,
 } as const
 
-export const VERSION = 2
+export const VERSION = 3
 export const PAYLOAD_MAGIC = 'KINSTPLD'
 export const HEAP_MAGIC = 'KINSTHEA'
 export const DUMP_MAGIC = 'KINSTDMP'
@@ -182,7 +211,13 @@ export const REASON = {
   reach: 13,
   foreign: 14,
   stop: 15,
+  stopLimit: 16,
+  kprobe: 17,
 } as const
+
+/** Flags of a request, and what its answer says of the signature. */
+export const REQUEST_FLAG = { tied: 1 } as const
+export const TRUST = { none: 0, builtin: 1, kernel: 2 } as const
 
 /** The least multiple of `to` that is not below `value`. */
 export const alignUp = (value: number, to: number): number => Math.ceil(value / to) * to

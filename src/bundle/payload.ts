@@ -88,12 +88,16 @@ const countProblem = (sites: number, forms: number, fixups: number, code: number
 }
 
 const targetProblem = (target: TargetIdentity): string => {
-  const { base, imageBytes, textStart, textEnd, buildIdRva, anchors } = target
+  const { base, imageBytes, textStart, textEnd, buildIdRva, anchors, kprobes } = target
   if (base < LOWEST_BASE || base >= 2n ** 64n || base % PAGE !== 0n) return 'link_base is no kernel text address'
   if (imageBytes === 0 || base + BigInt(imageBytes) > 2n ** 64n) return 'image_bytes reaches past the address space'
   if (textStart >= textEnd || textEnd > imageBytes) return 'the text does not lie in the image'
   if (buildIdRva + LENGTH.buildId > imageBytes) return 'build_id_rva lies outside the image'
   for (const anchor of anchors) if (anchor >= imageBytes) return 'anchor_rva lies outside the image'
+  const [mutex, table] = kprobes
+  if (mutex === NONE && table === NONE) return ''
+  if (mutex % 8 !== 0 || table % 8 !== 0) return 'kprobe_rva is not aligned'
+  if (mutex >= imageBytes || table >= imageBytes) return 'kprobe_rva lies outside the image'
   return ''
 }
 
@@ -283,6 +287,7 @@ export const encodePayload = (target: TargetIdentity, tables: PatchTables, manif
   u32(PAYLOAD.buildIdRva, target.buildIdRva)
   out.set(target.buildId, PAYLOAD.buildId)
   target.anchors.forEach((anchor, i) => u32(PAYLOAD.anchorRva + 4 * i, anchor))
+  target.kprobes.forEach((rva, i) => u32(PAYLOAD.kprobeRva + 4 * i, rva))
   out.set(manifestSha256, PAYLOAD.manifestSha256)
   u32(PAYLOAD.siteOffset, places.sites)
   u32(PAYLOAD.siteCount, siteCount)
@@ -374,6 +379,7 @@ export const decodePayload = (bytes: Uint8Array): Payload => {
     buildId: copy(PAYLOAD.buildId, LENGTH.buildId),
     buildIdRva: u32(PAYLOAD.buildIdRva),
     anchors: [anchor(0), anchor(1), anchor(2)],
+    kprobes: [u32(PAYLOAD.kprobeRva), u32(PAYLOAD.kprobeRva + 4)],
   }
   const tables: PatchTables = {
     siteCount,

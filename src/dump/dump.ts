@@ -31,7 +31,10 @@ export interface Dump {
   readonly slide: bigint // bytes that the kernel lay above its link-time address
   readonly appliedNs: bigint // when the last site was written
   readonly removedNs: bigint // 0n while applied
-  readonly stopNs: bigint // how long the machine stood still for apply
+  readonly stopNs: bigint // how long the machine stood still for apply, at most at a time
+  readonly resets: number // how often the counters were zeroed since
+  readonly resetNs: bigint // the last time; 0n: never
+  readonly snapshotNs: bigint // when all counters were copied, at one moment; 0n: they were read while they counted
   readonly cpuCount: number
   readonly slotCount: number
   readonly siteCount: number
@@ -101,6 +104,7 @@ export const readDump = (source: string | Uint8Array, limits: DumpLimits = DUMP_
   const slide = u64(heap + HEAP.slide)
   if (slide % SLIDE_ALIGN !== 0n || slide >= 2n ** 31n) refuse(`a slide of ${slide} bytes`)
   zero(heap + HEAP.reserved, heap + SIZE.heap, 'the reserved part of the heap header')
+  if (u64(heap + HEAP.pageCount) !== heapBytes / BigInt(PAGE)) refuse('the heap\'s page_count is not that of its bytes')
   const appliedNs = u64(heap + HEAP.appliedNs)
   const removedNs = u64(heap + HEAP.removedNs)
   // The module sets removed_ns first, and a dump may be taken in between.
@@ -118,6 +122,9 @@ export const readDump = (source: string | Uint8Array, limits: DumpLimits = DUMP_
     appliedNs,
     removedNs,
     stopNs: u64(heap + HEAP.stopNs),
+    resets: u32(heap + HEAP.resets),
+    resetNs: u64(heap + HEAP.resetNs),
+    snapshotNs: u64(heap + HEAP.snapshotNs),
     cpuCount,
     slotCount,
     siteCount,

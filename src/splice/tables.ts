@@ -60,4 +60,5 @@ export interface TargetIdentity {
   readonly buildId: Uint8Array // 20 bytes
   readonly buildIdRva: number // where the running kernel holds them
   readonly anchors: readonly [number, number, number] // rvas of stop_machine, vmap, init_task
+  readonly kprobes: readonly [number, number] // rvas of kprobe_mutex, kprobe_table; both NONE: a kernel without kprobes
 }
