@@ -426,6 +426,7 @@ static void finish_removal(void)
 	kerninst_spots_free(&now.spots);
 	now.state = KERNINST_REMOVED;
 	now.code_bytes = 0;
+	now.foreign = 0;
 	now.owner = NULL;
 	pr_info("kerninst: removed %u sites\n", count);
 	module_put(THIS_MODULE);

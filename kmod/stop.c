@@ -54,7 +54,7 @@
 #include "kerninst.h"
 
 /* How many spots are written together where time is limited. */
-#define CHUNK_SPOTS	128
+#define CHUNK_SPOTS	32
 
 /* How much more the next chunk may take than any before it. */
 #define CHUNK_RESERVE	2
