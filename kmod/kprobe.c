@@ -19,12 +19,14 @@
  * for one, but those on ftrace sites. After us none can reach into a site: it
  * copies no jump and no call (can_boost(), same file).
  *
- * The table and its mutex are not exported; the bundle knows where they are.
+ * The table and its mutex are not exported; the bundle says where they are, and
+ * the kernel's own symbol table must agree.
  * The mutex is what registering, arming, disarming and optimizing hold. We do
  * from before we look until the last byte is written, as the kernel's own
  * optimizer does over synchronize_rcu_tasks() and text_mutex (kernel/kprobes.c,
  * kprobe_optimizer()). Within it: cpus_read_lock(), in stop_machine().
  */
+#include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/mutex.h>
 #include <linux/uaccess.h>
@@ -42,6 +44,17 @@
 #define REACH		1
 #endif
 
+/* Is @addr where the kernel has the symbol @name? Needs CONFIG_KALLSYMS_ALL. */
+static bool is_symbol(unsigned long addr, const char *name)
+{
+	char found[KSYM_SYMBOL_LEN];
+	size_t length = strlen(name);
+
+	sprint_symbol(found, addr);
+	return !strncmp(found, name, length) &&
+	       !strncmp(found + length, "+0x0/", 5);
+}
+
 /**
  * kerninst_kprobe_find - where are the kernel's table and its lock?
  * @req: gives the slide; takes the reason
@@ -49,7 +62,7 @@
  * @spots: takes both
  *
  * Context: any. Return: 0, or the errno of KERNINST_E_MALFORMED: this kernel
- * has kprobes, and the payload does not say where.
+ * has kprobes, and not where the payload says.
  */
 int kerninst_kprobe_find(struct kerninst_request *req,
 			 const struct kerninst_view *view,
@@ -58,7 +71,9 @@ int kerninst_kprobe_find(struct kerninst_request *req,
 	const struct kerninst_payload *head = view->head;
 	unsigned long base = head->link_base + req->slide;
 
-	if (head->kprobe_rva[0] == KERNINST_NONE) {
+	if (head->kprobe_rva[0] == KERNINST_NONE ||
+	    !is_symbol(base + head->kprobe_rva[0], "kprobe_mutex") ||
+	    !is_symbol(base + head->kprobe_rva[1], "kprobe_table")) {
 		req->index = offsetof(struct kerninst_payload, kprobe_rva);
 		return kerninst_refuse(req, KERNINST_E_MALFORMED);
 	}

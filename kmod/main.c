@@ -17,7 +17,11 @@ static_assert(sizeof(struct kerninst_heap) == 192);
 static_assert(sizeof(struct kerninst_request) == 128);
 static_assert(sizeof(struct kerninst_status) == 144);
 
-/* Who may apply a bundle changes the kernel, as who may load a module. */
+/*
+ * Who may apply a bundle changes the kernel, as who may load a module. That is
+ * asked again for each request that changes something: an open file may come
+ * to somebody else.
+ */
 static int device_open(struct inode *inode, struct file *file)
 {
 	struct kerninst_opened *opened;
@@ -62,6 +66,8 @@ static long device_ioctl(struct file *file, unsigned int command,
 		return -ENOTTY;
 	}
 
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
 	if (copy_from_user(&req, user, sizeof(req)))
 		return -EFAULT;
 	req.reason = KERNINST_OK;

@@ -96,7 +96,7 @@ int kerninst_signature_check(struct kerninst_request *req, const void *payload,
 	if (!req->signature_bytes) {
 #ifdef KERNINST_UNSIGNED
 		req->trust = KERNINST_TRUST_NONE;
-		pr_warn("kerninst: taking an unsigned bundle; the kernel is tainted\n");
+		pr_warn_ratelimited("kerninst: taking an unsigned bundle; the kernel is tainted\n");
 		add_taint(TAINT_USER, LOCKDEP_STILL_OK);
 		return 0;
 #else

@@ -559,6 +559,8 @@ static int copy_heap(const struct kerninst_request *req, void **ret,
 	head = *ret;
 	*head = *now.heap->head;
 	head->snapshot_ns = when;
+	/* A dump goes to people who need not know where this kernel lies. */
+	head->slide = 0;
 	head->directory_pfn = 0;
 	return 0;
 }

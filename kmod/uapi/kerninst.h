@@ -128,7 +128,7 @@
  * from apply until the next apply or the unloading of the module; remove
  * leaves it readable. KERNINST_IOC_SNAPSHOT copies it, all counters at one
  * moment, for this open file: what is mapped from the file afterwards is the
- * copy. KERNINST_IOC_RESET zeroes all counters at one moment.
+ * copy, which does not say where the kernel lies. KERNINST_IOC_RESET zeroes all counters at one moment.
  *
  * In a memory image of the machine (a vmcore) the heap is found by itself: the
  * header starts a page, and directory_pfn is the first page of a list that
@@ -247,7 +247,7 @@ struct kerninst_heap {			/* 192 bytes, at the start of the heap's first page */
 	__u8	build_id[20];
 	__u32	state;			/* KERNINST_HEAP_* */
 	__u8	payload_sha256[32];
-	__u64	slide;
+	__u64	slide;			/* 0 in a copy */
 	__u32	slot_count;
 	__u32	cpu_count;
 	__u64	cpu_stride;		/* bytes between two CPUs' areas */

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * request: what an injector asks the module, one ioctl at a time, and things
- * that no injector would ask. Everything goes through one open file.
+ * that no injector would ask. Everything goes through one open file, which is
+ * opened when it is first needed.
  *
  *	request PAYLOAD SIGNATURE COMMAND...
  *
@@ -9,28 +10,35 @@
  *	                        that limit on the stops. Prints reason and figures
  *	status, map             what the module says; what the mapping holds
  *	sleep:SECONDS
- *	mutate:COUNT            so many damaged payloads are checked, and those
- *	                        that pass applied and removed. For a module that
- *	                        takes unsigned bundles, and sites that nobody runs
+ *	open                    nothing but that
+ *	nobody                  from here on as user and group 65534
+ *	drop                    from here on without CAP_SYS_MODULE
+ *	mutate:COUNT            so many damaged payloads are checked, and of those
+ *	                        that pass one in 50 applied and removed. For a
+ *	                        module that takes unsigned bundles, and sites that
+ *	                        nobody runs
  *
  * Ends with 1 where the last request failed, 2 where something went wrong
  * that must not.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 #include "kerninst.h"
 
 #define MISFITS		64
 #define REASONS		(KERNINST_E_KPROBE + 1)
+#define APPLY_EVERY	50
 
-static int device;
+static int device = -1;
 static struct kerninst_misfit misfits[MISFITS];
 
 struct file {
@@ -60,9 +68,40 @@ static struct file read_file(const char *path)
 	return ret;
 }
 
+static void open_device(void)
+{
+	if (device >= 0)
+		return;
+	device = open(KERNINST_DEVICE, O_RDONLY);
+	if (device < 0)
+		die(KERNINST_DEVICE);
+}
+
+static void become_nobody(void)
+{
+	if (setgid(65534) || setuid(65534))
+		die("nobody");
+}
+
+static void drop_capability(void)
+{
+	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct data[2];
+	const __u32 bit = 1u << CAP_SYS_MODULE;
+
+	if (syscall(SYS_capget, &head, data))
+		die("capget");
+	data[0].effective &= ~bit;
+	data[0].permitted &= ~bit;
+	data[0].inheritable &= ~bit;
+	if (syscall(SYS_capset, &head, data))
+		die("capset");
+}
+
 /* One request. Return: 0 or the errno. */
 static int ask(unsigned long command, struct kerninst_request *req)
 {
+	open_device();
 	return ioctl(device, command, req) ? errno : 0;
 }
 
@@ -85,6 +124,7 @@ static struct kerninst_status status(void)
 {
 	struct kerninst_status ret;
 
+	open_device();
 	if (ioctl(device, KERNINST_IOC_STATUS, &ret))
 		die("status");
 	return ret;
@@ -180,7 +220,7 @@ static void mutate(const struct file *payload, __u32 count)
 			exit(2);
 		}
 		of[req.reason]++;
-		if (error)
+		if (error || of[0] % APPLY_EVERY)
 			continue;
 		req = bundle(&copy, &none);
 		if (ask(KERNINST_IOC_APPLY, &req) ||
@@ -225,9 +265,6 @@ int main(int argc, char **argv)
 		return 64;
 	payload = read_file(argv[1]);
 	signature = read_file(argv[2]);
-	device = open(KERNINST_DEVICE, O_RDONLY);
-	if (device < 0)
-		die(KERNINST_DEVICE);
 	for (i = 3; i < argc; i++) {
 		colon = strchr(argv[i], ':');
 		number = colon ? strtoull(colon + 1, NULL, 0) : 0;
@@ -251,6 +288,12 @@ int main(int argc, char **argv)
 			       now.tied, now.code_bytes, now.memory_bytes);
 		} else if (!strcmp(argv[i], "map")) {
 			print_map();
+		} else if (!strcmp(argv[i], "open")) {
+			open_device();
+		} else if (!strcmp(argv[i], "nobody")) {
+			become_nobody();
+		} else if (!strcmp(argv[i], "drop")) {
+			drop_capability();
 		} else if (!strcmp(argv[i], "sleep")) {
 			sleep((unsigned int)number);
 		} else if (!strcmp(argv[i], "mutate")) {
