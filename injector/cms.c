@@ -25,6 +25,7 @@
  * rsaEncryption are NULL (RFC 3370). Lengths are DER's: the shortest form.
  */
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include "cms.h"
 
@@ -49,6 +50,7 @@ static const uint8_t oid_sha256[] = {
 	0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01 };
 static const uint8_t oid_rsa[] = {
 	0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01 };
+static const uint8_t oid_common_name[] = { 0x55, 0x04, 0x03 };
 static const uint8_t one[] = { 1 };
 
 /* A range of the bytes that is still to be read. */
@@ -61,6 +63,7 @@ struct der {
 struct walk {
 	const char *problem;
 	const uint8_t *where;
+	struct cms_signer signer;
 };
 
 static bool wrong(struct walk *walk, const uint8_t *where, const char *problem)
@@ -152,6 +155,26 @@ static bool is_string(uint8_t tag)
 		tag == TAG_IA5 || tag == TAG_BMP;
 }
 
+static size_t size_of(const struct der *of)
+{
+	return (size_t)(of->end - of->at);
+}
+
+/* The common name, as much of it as fits; the last one says most. */
+static void note_name(struct walk *walk, const struct der *oid,
+		      const struct der *value)
+{
+	size_t size = size_of(value);
+
+	if (size_of(oid) != sizeof(oid_common_name) ||
+	    memcmp(oid->at, oid_common_name, sizeof(oid_common_name)))
+		return;
+	if (size > sizeof(walk->signer.issuer) - 1)
+		size = sizeof(walk->signer.issuer) - 1;
+	memcpy(walk->signer.issuer, value->at, size);
+	walk->signer.issuer[size] = 0;
+}
+
 /* A Name: any attributes, but well-formed; the kernel compares the bytes. */
 static bool take_name(struct walk *walk, struct der *from)
 {
@@ -173,6 +196,7 @@ static bool take_name(struct walk *walk, struct der *from)
 			if (!take(walk, &pair, *pair.at, name, &value) ||
 			    !done(walk, &pair))
 				return false;
+			note_name(walk, &oid, &value);
 		} while (set.at != set.end);
 	}
 	return true;
@@ -192,6 +216,9 @@ static bool take_serial(struct walk *walk, struct der *from)
 	    (size > 1 && serial.at[0] == 0x00 && !(serial.at[1] & 0x80)) ||
 	    (size > 1 && serial.at[0] == 0xff && serial.at[1] & 0x80))
 		return wrong(walk, serial.at, name);
+	for (; serial.at < serial.end; serial.at++)
+		sprintf(walk->signer.serial + strlen(walk->signer.serial),
+			"%02x", *serial.at);
 	return true;
 }
 
@@ -254,9 +281,18 @@ static void walk_all(struct walk *walk, struct der *all)
 const char *cms_problem(const uint8_t *bytes, size_t size, size_t *at)
 {
 	struct der all = { bytes, bytes + size };
-	struct walk walk = { NULL, bytes };
+	struct walk walk = { .where = bytes };
 
 	walk_all(&walk, &all);
 	*at = (size_t)(walk.where - bytes);
 	return walk.problem;
+}
+
+void cms_signer(const uint8_t *bytes, size_t size, struct cms_signer *ret)
+{
+	struct der all = { bytes, bytes + size };
+	struct walk walk = { .where = bytes };
+
+	walk_all(&walk, &all);
+	*ret = walk.signer;
 }

@@ -18,12 +18,15 @@
 #include "device.h"
 #include "dump.h"
 #include "fail.h"
+#include "wait.h"
 
 /*
  * Counters are copied in pieces: a write() straight from the mapping fails
  * where it has to pin the source's pages (O_DIRECT and some file systems).
  */
 #define PIECE	(256u << 10)
+
+#define PAGE_BYTES	4096u
 
 static int write_all(int file, const void *bytes, size_t size)
 {
@@ -142,8 +145,9 @@ free_name:
 	return code;
 }
 
-int dump_write(int device, const char *path)
+int dump_write(int device, const char *path, uint64_t max_stop_ns)
 {
+	struct kerninst_request request = { .max_stop_ns = max_stop_ns };
 	struct kerninst_status status;
 	struct kerninst_dump head;
 	void *heap;
@@ -155,12 +159,44 @@ int dump_write(int device, const char *path)
 	if (!status.heap_bytes)
 		return fail(EXIT_REFUSED,
 			    "there are no counters: apply a bundle first");
+	code = device_do(device, KERNINST_IOC_SNAPSHOT, NULL, &request);
+	if (code)
+		return code;
 	heap = mmap(NULL, status.heap_bytes, PROT_READ, MAP_SHARED, device, 0);
 	if (heap == MAP_FAILED)
-		return fail(EXIT_IO, "%s: cannot map the counters: %s",
+		return fail(EXIT_IO, "%s: cannot map the counters: %s: dump again",
 			    KERNINST_DEVICE, strerror(errno));
+	if (((struct kerninst_heap *)heap)->page_count !=
+	    status.heap_bytes / PAGE_BYTES) {
+		munmap(heap, status.heap_bytes);
+		return fail(EXIT_REFUSED, "another bundle was applied meanwhile: dump again");
+	}
 	head_fill(&head, status.heap_bytes);
 	code = write_file(path, &head, heap);
 	munmap(heap, status.heap_bytes);
+	return code;
+}
+
+int dump_series(int device, const char *path, uint64_t max_stop_ns,
+		uint64_t every_ns, uint64_t count, uint64_t until,
+		const char *left, uint32_t *next)
+{
+	uint64_t due = wait_now() + every_ns, written = 0;
+	char *name;
+	int code = 0;
+
+	while (!code && (!count || written < count)) {
+		if (until && due > until)
+			return 0;
+		if (wait_until(due, left))
+			return 0;
+		if (asprintf(&name, "%s.%04u", path, *next) < 0)
+			return fail(EXIT_IO, "out of memory");
+		code = dump_write(device, name, max_stop_ns);
+		free(name);
+		++*next;
+		written++;
+		due += every_ns;
+	}
 	return code;
 }

@@ -149,15 +149,27 @@ static void retreat(struct kerninst_spots *spots,
 	}
 }
 
-/* Does the limit hold? Return: 0; -ETIME with needed_ns; or as kerninst_stop(). */
-static int rehearse(struct kerninst_spots *spots,
-		    struct kerninst_outcome *outcome)
+/**
+ * kerninst_course_rehearse - does the limit hold?
+ * @spots: made and compared, not applied; some bytes are written over
+ *         themselves
+ * @outcome: its ns and stops grow; needed_ns
+ *
+ * Context: as kerninst_course_apply().
+ * Return: 0; -ETIME with needed_ns; -ENOMEM or stop_machine()'s errno.
+ */
+int kerninst_course_rehearse(struct kerninst_spots *spots,
+			     struct kerninst_outcome *outcome)
 {
 	struct kerninst_outcome trial = {};
-	int err = kerninst_stop(spots, PHASE_REHEARSE, PART_ALL, &trial);
+	int err = begin(spots);
 
+	if (err)
+		return err;
+	err = kerninst_stop(spots, PHASE_REHEARSE, PART_ALL, &trial);
+	end(spots);
 	outcome->ns = max(outcome->ns, trial.ns);
-	outcome->stops++;
+	outcome->stops += trial.stops;
 	if (err || 2 * trial.ns <= spots->max_stop_ns)
 		return err;
 	outcome->needed_ns = 2 * trial.ns;
@@ -173,7 +185,7 @@ static int rehearse(struct kerninst_spots *spots,
  *           could not be taken back
  *
  * Context: may sleep; the caller holds the state's and the kprobes' mutex.
- * Return: 0; -ENOMEM, -ETIME or stop_machine()'s errno: nothing is applied.
+ * Return: 0; -ENOMEM or stop_machine()'s errno: nothing is applied.
  */
 int kerninst_course_apply(struct kerninst_spots *spots,
 			  struct kerninst_outcome *outcome)
@@ -182,9 +194,7 @@ int kerninst_course_apply(struct kerninst_spots *spots,
 
 	if (err)
 		return err;
-	if (spots->max_stop_ns)
-		err = rehearse(spots, outcome);
-	if (!err && spots->windows) {
+	if (spots->windows) {
 		err = phase(spots, PHASE_TRAP, outcome);
 		if (!err && !outcome->left)
 			wait_for_all();

@@ -201,6 +201,8 @@ int kerninst_stop(struct kerninst_spots *spots, enum kerninst_phase phase,
 		  enum kerninst_part part, struct kerninst_outcome *outcome);
 
 /* course.c */
+int kerninst_course_rehearse(struct kerninst_spots *spots,
+			     struct kerninst_outcome *outcome);
 int kerninst_course_apply(struct kerninst_spots *spots,
 			  struct kerninst_outcome *outcome);
 int kerninst_course_remove(struct kerninst_spots *spots,

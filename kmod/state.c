@@ -214,24 +214,29 @@ static int make_spots(struct kerninst_request *req, const struct parcel *parcel,
 						     KERNINST_OK);
 }
 
+/* Does the limit on the stops hold? Nothing is changed. @heap: its counters are zero. */
+static int try_limit(const struct kerninst_request *req,
+		     const struct kheap *heap, struct kerninst_outcome *outcome)
+{
+	u64 when;
+	int err = kerninst_counters_zero(heap, outcome, &when);
+
+	/* Half as much again in reserve. */
+	err = err ?: check_limit(req, outcome->ns + outcome->ns / 2, outcome);
+	return err ?: kerninst_course_rehearse(&now.spots, outcome);
+}
+
 /*
  * All sites, or none; with a limit on the stops, all counters begin afterwards,
- * at one moment. When that limit cannot hold, nothing has been written.
+ * at one moment.
  */
 static int write_sites(const struct kerninst_request *req,
 		       const struct kheap *heap,
 		       struct kerninst_outcome *outcome, u64 *when)
 {
 	struct kerninst_outcome back = {};
-	int err = 0;
+	int err = kerninst_course_apply(&now.spots, outcome);
 
-	if (req->max_stop_ns) {
-		err = kerninst_counters_zero(heap, outcome, when);
-		/* Half as much again in reserve. */
-		err = err ?: check_limit(req, outcome->ns + outcome->ns / 2,
-					 outcome);
-	}
-	err = err ?: kerninst_course_apply(&now.spots, outcome);
 	*when = ktime_get_real_ns();
 	if (err || outcome->left || !req->max_stop_ns)
 		return err;
@@ -257,12 +262,20 @@ static int apply_spots(struct kerninst_request *req, struct parcel *parcel,
 	err = make_spots(req, parcel, misfits);
 	if (err)
 		return err;
-	if (!dry) {
+	if (!dry || req->max_stop_ns) {
 		heap = kheap_alloc(head->slot_count);
 		if (!heap)
 			return kerninst_refuse(req, KERNINST_E_MEMORY);
 	}
 	err = kerninst_patch_complete(req, &parcel->view, heap);
+	if (err)
+		goto put_heap;
+	if (req->max_stop_ns) {
+		err = try_limit(req, heap, &outcome);
+		show_stops(req, &outcome);
+		if (err)
+			err = refuse_stop(req, &outcome, err);
+	}
 	if (err || dry)
 		goto put_heap;
 	if (kerninst_patch_write(parcel->view.code, head->code_bytes)) {
