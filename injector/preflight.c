@@ -188,7 +188,7 @@ static void look_at_machine(struct list *list)
 	if (kprobes < 0 || traced < 0)
 		add(list, "others", NOTE, "unknown: debugfs or tracefs is not mounted");
 	else
-		add(list, "others", FINE, "%ld kprobes, %ld functions traced, %ld livepatches",
+		add(list, "others", FINE, "kprobes %ld, traced functions %ld, livepatches %ld",
 		    kprobes, traced, patches < 0 ? 0 : patches);
 }
 

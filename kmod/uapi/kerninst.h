@@ -108,7 +108,8 @@
  * moment. Removal copies all counters in one stop, restores the sites in
  * several, and puts the copy in the counters' place. A limit that not even
  * those single stops hold is refused before anything is written
- * (KERNINST_E_STOP_LIMIT); whether they do is tried first.
+ * (KERNINST_E_STOP_LIMIT); whether they do is tried first, also by a check: the
+ * first sites are written over themselves.
  *
  * Kprobes. A kprobe that is registered keeps a copy of the instruction under
  * it, also while it is disabled, and puts that copy's first byte back when it
