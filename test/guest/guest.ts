@@ -247,7 +247,8 @@ async function runOnce(job: GuestJob): Promise<GuestResult> {
   }
 }
 
-function busybox(): string {
+/** Where this machine has busybox. */
+export function busybox(): string {
   const found = ['/usr/bin/busybox', '/bin/busybox'].find(path => {
     try {
       return readFileSync(path).length > 0

@@ -1,0 +1,81 @@
+# Kprobes at our sites and next to them, registered before and after, enabled and not. /site holds a site of one
+# instruction, /near the instruction before one, on which an optimized kprobe's jump reaches into ours.
+cd /sys/kernel/tracing
+warm
+on() { echo 1 > events/kprobes/kp/enable || fail "enabling $(cat kprobe_events)"; }
+off() { echo 0 > events/kprobes/kp/enable || fail "disabling $(cat kprobe_events)"; }
+probe() { echo "$1:kp $2" > kprobe_events || fail "a kprobe at $2"; }
+gone() { echo > kprobe_events || fail "removing $(cat kprobe_events)"; }
+optimized() {
+  for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
+    grep -q 'OPTIMIZED' /sys/kernel/debug/kprobes/list && return
+    sleep 0.1
+  done
+  fail "not optimized: $(cat /sys/kernel/debug/kprobes/list)"
+}
+site=$(cat /site) near=$(cat /near)
+probe p $site; on; off; gone # what is made once
+save
+load
+
+echo 'enabled before'
+probe p $site; on
+refused kerninst-inject apply /bundle; state idle
+refused kerninst-inject check /bundle
+off
+
+echo 'disabled before' # its copy of the instruction would be written over our splice
+refused kerninst-inject apply /bundle; state idle
+on; try cat /proc/cmdline; off
+gone
+same 'after kprobes that came before'
+apply; counts; remove
+
+echo 'optimized before, its jump reaching into a site'
+probe p $near; on; optimized
+refused kerninst-inject apply /bundle
+off
+refused kerninst-inject apply /bundle
+gone
+same 'after an optimized kprobe that came before'
+apply; counts
+
+echo 'registered after, disabled' # it would emulate our jump when we are gone
+probe p $site
+refused kerninst-inject remove; state 'partly removed'
+on; try cat /proc/cmdline; try calls 10; off
+refused kerninst-inject remove; state 'partly removed'
+on
+refused kerninst-inject remove; state 'partly removed'
+off; gone
+remove
+same 'after a kprobe that came after'
+
+echo 'registered after, enabled'
+apply
+probe p $site; on
+counts
+refused kerninst-inject remove; state 'partly removed'
+grep -q . trace || fail 'no trace'
+off; gone
+remove
+same 'after an enabled kprobe that came after'
+
+echo 'near, optimized after'
+apply
+probe p $near; on; sleep 1; cat /sys/kernel/debug/kprobes/list
+kerninst-inject remove >/tmp/said 2>&1; echo "remove with it ended with $?"
+off; gone
+kerninst-inject status | grep -q '^state removed$' || remove
+same 'after an optimized kprobe that came after'
+
+echo 'elsewhere in the function, and at its return'
+for kind in p r; do
+  probe $kind __x64_sys_ioprio_get; on
+  apply; counts; off; counts; on; counts; remove
+  off; gone
+  apply; probe $kind __x64_sys_ioprio_get; on; counts; remove; off; gone
+done
+unload
+same 'after kprobes elsewhere'
+quiet '|Call Trace:'
