@@ -22,14 +22,14 @@ online 2 1
 same 'after CPUs went and came'
 
 (while [ ! -e /tmp/still ]; do for i in 1 2 3; do online $i 0; done; for i in 1 2 3; do online $i 1; done; done) & flips=$!
-for i in $(seq 1 15); do apply; grows __x64_sys_ioprio_get 500 calls 500; remove; done
+for i in $(seq 1 6); do apply; grows __x64_sys_ioprio_get 500 calls 500; remove; done
 touch /tmp/still; wait $flips || fail 'flipping CPUs'
 same 'after CPUs went and came all the time'
 
 echo '@nmi on'
-for i in $(seq 1 25); do
+for i in $(seq 1 8); do
   echo l > /proc/sysrq-trigger # on all CPUs; QEMU's go to CPU 0
-  apply; [ $((i % 5)) = 0 ] && grows __x64_sys_ioprio_get 500 calls 500; echo l > /proc/sysrq-trigger; remove
+  apply; [ $((i % 4)) = 0 ] && grows __x64_sys_ioprio_get 500 calls 500; echo l > /proc/sysrq-trigger; remove
 done
 echo '@nmi off'
 echo "NMIs: $(awk '/NMI:/ { print $2, $3, $4, $5 }' /proc/interrupts)"
@@ -37,17 +37,14 @@ same 'after NMIs'
 quiet
 dmesg -c > /dev/null
 
-for how in mem freeze; do
-  grep -qw $how /sys/power/state || { echo "no $how here"; continue; }
-  apply; grows __x64_sys_ioprio_get 700 calls 700 3
-  [ $how = freeze ] && { echo 0 > /sys/class/rtc/rtc0/wakealarm; echo +2 > /sys/class/rtc/rtc0/wakealarm || fail wakealarm; }
-  [ $how = mem ] && echo '@sleep'
-  echo $how > /sys/power/state || fail "$how"
-  set -- $(ours __x64_sys_ioprio_get); [ "$1" = 700 ] || fail "$how took counts along: $1"
-  counts; grows __x64_sys_ioprio_get 700 calls 700 3; remove
-  same "after $how"
-  echo "slept: $how"
-done
+# Not to idle (freeze): QEMU's machine does not wake from that, with or without us.
+apply; grows __x64_sys_ioprio_get 700 calls 700 3
+echo '@sleep'
+echo mem > /sys/power/state || fail 'suspend to RAM'
+echo 'awake'
+set -- $(ours __x64_sys_ioprio_get); [ "$1" = 700 ] || fail "sleep took counts along: $1"
+counts; grows __x64_sys_ioprio_get 700 calls 700 3
+remove
 unload
-same 'at the end'
+same 'after sleep'
 quiet '|Call Trace:'
