@@ -6,7 +6,9 @@
  *
  * The kernel gives per-CPU memory in pieces of at most PCPU_MIN_UNIT_SIZE
  * (32 KiB), whole pages of their own; the user mapping puts a CPU's pieces
- * side by side behind one header page. Reference-counted: the state holds one
+ * side by side behind one header page, and a list of page frames (the page
+ * directory) says where they all are to whoever has nothing but the machine's
+ * memory. Reference-counted: the state holds one
  * reference from apply to the next apply or unload, every mapping one; so the
  * memory outlives both every patch that can reach it and every reader.
  */
@@ -23,10 +25,19 @@
 #define CHUNK_PAGES	(CHUNK_BYTES / PAGE_SIZE)
 #define CHUNK_SLOTS	(CHUNK_BYTES / sizeof(u64))
 
+#define HEAD_PAGES	1
+
 static void heap_free(struct kheap *heap)
 {
 	u32 i;
 
+	/* Nobody shall find it in a memory image any more. */
+	if (heap->head)
+		memset(heap->head, 0, sizeof(*heap->head));
+	if (heap->directory)
+		for (i = 0; i < heap->directories; i++)
+			free_page((unsigned long)heap->directory[i]);
+	kvfree(heap->directory);
 	if (heap->chunk)
 		for (i = 0; i < heap->chunks; i++)
 			free_percpu(heap->chunk[i]);
@@ -40,6 +51,74 @@ static void heap_release(struct kref *ref)
 	heap_free(container_of(ref, struct kheap, ref));
 }
 
+/* Bytes of one CPU's area: whole pages. */
+static u64 stride_of(u32 slots)
+{
+	return PAGE_ALIGN((u64)slots * sizeof(u64));
+}
+
+/* The page of the mapping at @index (in pages), which the caller checked. */
+static struct page *heap_page(const struct kheap *heap, u64 index)
+{
+	u64 stride = heap->head->cpu_stride / PAGE_SIZE;
+	void *addr;
+	u32 cpu;
+
+	if (index < HEAD_PAGES)
+		return virt_to_page(heap->head);
+	cpu = (index - HEAD_PAGES) / stride;
+	index = (index - HEAD_PAGES) % stride;
+	addr = per_cpu_ptr(heap->chunk[index / CHUNK_PAGES], cpu);
+	addr += index % CHUNK_PAGES * PAGE_SIZE;
+	/* Boot-time per-CPU units lie in the direct map, later ones do not. */
+	return is_vmalloc_addr(addr) ? vmalloc_to_page(addr) :
+				       virt_to_page(addr);
+}
+
+static u64 pfn_of(const void *page)
+{
+	return page_to_pfn(virt_to_page(page));
+}
+
+/* Write down where all pages are. False: no memory. */
+static bool fill_directory(struct kheap *heap)
+{
+	u64 pages = heap->head->page_count, page = 0;
+	struct kerninst_directory *list;
+	u32 i, j;
+
+	heap->directories = DIV_ROUND_UP(pages, KERNINST_DIRECTORY_PFNS);
+	heap->directory = MAY_FAIL(kvcalloc(heap->directories,
+					    sizeof(*heap->directory),
+					    GFP_KERNEL));
+	if (!heap->directory)
+		return false;
+	for (i = 0; i < heap->directories; i++) {
+		list = MAY_FAIL((void *)get_zeroed_page(GFP_KERNEL));
+		if (!list)
+			return false;
+		heap->directory[i] = list;
+		if (i)
+			heap->directory[i - 1]->next_pfn = pfn_of(list);
+		for (j = 0; j < KERNINST_DIRECTORY_PFNS && page < pages; j++)
+			list->pfn[j] = page_to_pfn(heap_page(heap, page++));
+		cond_resched();
+	}
+	heap->head->directory_pfn = pfn_of(heap->directory[0]);
+	return true;
+}
+
+/* What a heap of so many slots takes, in bytes. */
+u64 kheap_memory(u32 slots)
+{
+	u64 pages = HEAD_PAGES + stride_of(slots) / PAGE_SIZE * nr_cpu_ids;
+
+	pages += DIV_ROUND_UP(pages, KERNINST_DIRECTORY_PFNS);
+	/* Whole chunks are taken. */
+	return pages * PAGE_SIZE + nr_cpu_ids *
+		(round_up(stride_of(slots), CHUNK_BYTES) - stride_of(slots));
+}
+
 /**
  * kheap_alloc - make a heap of zero counters
  * @slots: 1..KERNINST_MAX_SLOTS
@@ -50,20 +129,21 @@ static void heap_release(struct kref *ref)
  */
 struct kheap *kheap_alloc(u32 slots)
 {
-	struct kheap *heap = kzalloc(sizeof(*heap), GFP_KERNEL);
+	struct kheap *heap = MAY_FAIL(kzalloc(sizeof(*heap), GFP_KERNEL));
 	u32 i;
 
 	if (!heap)
 		return NULL;
 	kref_init(&heap->ref);
 	heap->chunks = DIV_ROUND_UP(slots, CHUNK_SLOTS);
-	heap->head = (void *)get_zeroed_page(GFP_KERNEL);
-	heap->chunk = kvcalloc(heap->chunks, sizeof(*heap->chunk), GFP_KERNEL);
+	heap->head = MAY_FAIL((void *)get_zeroed_page(GFP_KERNEL));
+	heap->chunk = MAY_FAIL(kvcalloc(heap->chunks, sizeof(*heap->chunk),
+					GFP_KERNEL));
 	if (!heap->head || !heap->chunk)
 		goto fail;
 	for (i = 0; i < heap->chunks; i++) {
-		heap->chunk[i] = __alloc_percpu_gfp(CHUNK_BYTES, PAGE_SIZE,
-						    GFP_KERNEL | __GFP_NOWARN);
+		heap->chunk[i] = MAY_FAIL(__alloc_percpu_gfp(CHUNK_BYTES,
+					PAGE_SIZE, GFP_KERNEL | __GFP_NOWARN));
 		if (!heap->chunk[i])
 			goto fail;
 		cond_resched();
@@ -74,9 +154,13 @@ struct kheap *kheap_alloc(u32 slots)
 	heap->head->header_bytes = PAGE_SIZE;
 	heap->head->slot_count = slots;
 	heap->head->cpu_count = nr_cpu_ids;
-	heap->head->cpu_stride = PAGE_ALIGN((u64)slots * sizeof(u64));
-	heap->bytes = PAGE_SIZE + heap->head->cpu_stride * nr_cpu_ids;
+	heap->head->cpu_stride = stride_of(slots);
+	heap->bytes = HEAD_PAGES * PAGE_SIZE +
+		heap->head->cpu_stride * nr_cpu_ids;
 	heap->head->page_count = heap->bytes / PAGE_SIZE;
+	heap->memory = kheap_memory(slots);
+	if (!fill_directory(heap))
+		goto fail;
 	return heap;
 
 fail:
@@ -114,22 +198,23 @@ u64 kheap_slot(const struct kheap *heap, u32 slot)
 	return chunk + slot % CHUNK_SLOTS * sizeof(u64);
 }
 
-/* The page of the mapping at @index (in pages), which the caller checked. */
-static struct page *heap_page(const struct kheap *heap, u64 index)
+/**
+ * kheap_piece - the counters of one CPU, chunk by chunk
+ * @heap: the heap
+ * @cpu: below nr_cpu_ids, online or not
+ * @chunk: which
+ * @bytes: out: how many follow, a multiple of 8
+ *
+ * Context: any. Return: where; NULL past the end.
+ */
+void *kheap_piece(const struct kheap *heap, u32 cpu, u32 chunk, u64 *bytes)
 {
-	u64 stride = heap->head->cpu_stride / PAGE_SIZE;
-	void *addr;
-	u32 cpu;
+	u64 at = (u64)chunk * CHUNK_BYTES;
 
-	if (!index)
-		return virt_to_page(heap->head);
-	cpu = (index - 1) / stride;
-	index = (index - 1) % stride;
-	addr = per_cpu_ptr(heap->chunk[index / CHUNK_PAGES], cpu);
-	addr += index % CHUNK_PAGES * PAGE_SIZE;
-	/* Boot-time per-CPU units lie in the direct map, later ones do not. */
-	return is_vmalloc_addr(addr) ? vmalloc_to_page(addr) :
-				       virt_to_page(addr);
+	if (chunk >= heap->chunks)
+		return NULL;
+	*bytes = min_t(u64, CHUNK_BYTES, heap->head->cpu_stride - at);
+	return per_cpu_ptr(heap->chunk[chunk], cpu);
 }
 
 /* Context: page fault, mmap lock held for reading. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the module's files know of each other. The order is that of a request:
- * signature, payload, identity, splice (live bytes), heap, patch, then course,
- * which takes stops while trap listens; state drives them and main.c is the
- * device.
+ * signature, payload, identity, splice (live bytes), kprobe (who else is
+ * there), heap, patch, then course, which takes stops while trap listens;
+ * counters takes those that copy or zero the heap. state drives them and
+ * main.c is the device.
  *
  * Every refusal goes through kerninst_refuse(): a KERNINST_E_* reason in the
  * request, the errno that belongs to it as the return value.
@@ -12,8 +13,10 @@
 #define KERNINST_H
 
 #include <linux/kref.h>
+#include <linux/mutex.h>
 #include <linux/types.h>
 #include "area.h"
+#include "fault.h"
 #include "payload.h"
 
 /* The longest splice: an opcode of two bytes and a rel32. */
@@ -54,6 +57,7 @@ struct kerninst_spot {
 	u8 state;		/* SPOT_*; changes only while the machine is stopped */
 	bool inside;		/* a springboard in the window before it */
 	bool trap;		/* an int3 at addr may be ours; trap.c asks */
+	bool probed;		/* a kprobe is registered at it: it must stay */
 	/* In one stop: */
 	u8 write;		/* WRITE_* */
 	u8 start, end;		/* to which bytes */
@@ -66,6 +70,17 @@ struct kerninst_spots {
 	struct kerninst_spot *spot;	/* ascending by addr, apart but for boards */
 	struct page **page;		/* while mapped: the pages of the sites */
 	void *alias;
+	struct mutex *kprobe_mutex;	/* of the kernel; NULL: no kprobes */
+	struct hlist_head *kprobe_table;
+	u64 max_stop_ns;		/* of one stop; 0: no limit */
+};
+
+/* The sites that do not suit, for a request that has room for them. */
+struct kerninst_misfits {
+	struct kerninst_misfit *list;	/* room of them; NULL: none are wanted */
+	u32 room;
+	u32 count;			/* also of those that did not fit */
+	u32 reason;			/* of the first */
 };
 
 /* What a stop does; stop.c has the table. */
@@ -74,18 +89,28 @@ enum kerninst_phase {
 	PHASE_APPLY,
 	PHASE_RETRACT,
 	PHASE_RESTORE,
+	PHASE_REHEARSE,
 };
 
-/* What a stop came to, or a course of several. */
+/* Which spots: springboards must be whole before a hop leads to them. */
+enum kerninst_part {
+	PART_ALL,		/* both, in this order: in one stop */
+	PART_BOARDS,
+	PART_REST,
+};
+
+/* What a course of stops came to. */
 struct kerninst_outcome {
-	bool entered;		/* false: the machine was not stopped */
-	bool retracted;		/* remove: no splice leads to a patch any more */
-	u32 left;		/* spots that do not hold what they should */
+	u32 next;		/* of the phase: the first spot not done yet */
+	u32 left;		/* of the phase: spots that do not hold what they should */
 	u32 first;		/* the first of them */
 	u8 live[16];		/* what it holds */
-	u32 standing;		/* windows whose int3 still stands */
-	u64 ns;			/* how long the machine was stopped, at most */
+	bool retracted;		/* remove: no splice leads to a patch any more */
 	u64 retracted_ns;	/* CLOCK_REALTIME of that */
+	u32 standing;		/* apply: spots that could not be taken back */
+	u32 stops;		/* how often the machine was stopped */
+	u64 ns;			/* for how long, at most */
+	u64 needed_ns;		/* what one stop takes at least, where that is too long */
 };
 
 /* The counters: per-CPU memory, and the page that describes it. */
@@ -94,7 +119,10 @@ struct kheap {
 	struct kerninst_heap *head;	/* one page */
 	void __percpu **chunk;		/* slot / KHEAP_CHUNK_SLOTS -> memory */
 	u32 chunks;
+	u32 directories;
+	struct kerninst_directory **directory;	/* the list's pages */
 	u64 bytes;			/* of the user mapping */
+	u64 memory;			/* all that it takes */
 };
 
 /* refusal.c */
@@ -115,7 +143,29 @@ struct kheap *kheap_alloc(u32 slots);
 struct kheap *kheap_get(struct kheap *heap);
 void kheap_put(struct kheap *heap);
 u64 kheap_slot(const struct kheap *heap, u32 slot);
+void *kheap_piece(const struct kheap *heap, u32 cpu, u32 chunk, u64 *bytes);
 int kheap_mmap(struct kheap *heap, struct vm_area_struct *vma);
+u64 kheap_memory(u32 slots);
+
+/* counters.c */
+u64 kerninst_counters_estimate(const struct kheap *heap, void *scratch);
+int kerninst_counters_copy(const struct kheap *heap, void *to,
+			   struct kerninst_outcome *outcome, u64 *when);
+int kerninst_counters_zero(const struct kheap *heap,
+			   struct kerninst_outcome *outcome, u64 *when);
+void kerninst_counters_read(const struct kheap *heap, void *to);
+void kerninst_counters_put(const struct kheap *heap, const void *from);
+
+/* kprobe.c */
+int kerninst_kprobe_find(struct kerninst_request *req,
+			 const struct kerninst_view *view,
+			 struct kerninst_spots *spots);
+void kerninst_kprobe_lock(const struct kerninst_spots *spots);
+void kerninst_kprobe_unlock(const struct kerninst_spots *spots);
+void kerninst_kprobe_check(struct kerninst_request *req,
+			   struct kerninst_spots *spots,
+			   struct kerninst_misfits *misfits);
+void kerninst_kprobe_mark(struct kerninst_spots *spots);
 
 /* patch.c */
 unsigned long kerninst_patch_address(u32 offset);
@@ -128,6 +178,14 @@ int kerninst_patch_write(const u8 *code, u32 bytes);
 int kerninst_spots_make(struct kerninst_request *req,
 			const struct kerninst_view *view,
 			struct kerninst_spots *ret);
+void kerninst_spots_compare(struct kerninst_request *req,
+			    const struct kerninst_view *view,
+			    struct kerninst_spots *spots,
+			    struct kerninst_misfits *misfits);
+void kerninst_misfit_note(struct kerninst_request *req,
+			  struct kerninst_misfits *misfits, u32 site,
+			  u32 reason, unsigned long other, const u8 *live);
+u32 kerninst_spots_standing(const struct kerninst_spots *spots);
 void kerninst_spots_free(struct kerninst_spots *spots);
 int kerninst_spots_map(struct kerninst_spots *spots);
 void kerninst_spots_unmap(struct kerninst_spots *spots);
@@ -140,7 +198,7 @@ void kerninst_trap_forget(void);
 
 /* stop.c */
 int kerninst_stop(struct kerninst_spots *spots, enum kerninst_phase phase,
-		  struct kerninst_outcome *outcome);
+		  enum kerninst_part part, struct kerninst_outcome *outcome);
 
 /* course.c */
 int kerninst_course_apply(struct kerninst_spots *spots,
@@ -148,11 +206,23 @@ int kerninst_course_apply(struct kerninst_spots *spots,
 int kerninst_course_remove(struct kerninst_spots *spots,
 			   struct kerninst_outcome *outcome);
 
+/* One open file of the device. */
+struct kerninst_opened {
+	struct mutex lock;	/* guards the copy; taken inside the mmap lock */
+	void *copy;		/* of the heap, made by KERNINST_IOC_SNAPSHOT */
+};
+
 /* state.c */
-int kerninst_request_apply(struct kerninst_request *req, bool dry);
+int kerninst_request_apply(struct kerninst_request *req,
+			   struct kerninst_opened *by, bool dry);
 int kerninst_request_remove(struct kerninst_request *req);
+int kerninst_request_reset(struct kerninst_request *req);
+int kerninst_request_snapshot(struct kerninst_request *req,
+			      struct kerninst_opened *by);
 void kerninst_request_status(struct kerninst_status *status);
-int kerninst_request_mmap(struct vm_area_struct *vma);
+int kerninst_request_mmap(struct vm_area_struct *vma,
+			  struct kerninst_opened *by);
+void kerninst_state_closed(struct kerninst_opened *opened);
 void kerninst_state_exit(void);
 
 #endif

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
+#include <linux/slab.h>
 #include <linux/uaccess.h>
 #include "kerninst.h"
 
@@ -19,7 +20,23 @@ static_assert(sizeof(struct kerninst_status) == 144);
 /* Who may apply a bundle changes the kernel, as who may load a module. */
 static int device_open(struct inode *inode, struct file *file)
 {
-	return capable(CAP_SYS_MODULE) ? nonseekable_open(inode, file) : -EPERM;
+	struct kerninst_opened *opened;
+
+	if (!capable(CAP_SYS_MODULE))
+		return -EPERM;
+	opened = MAY_FAIL(kzalloc(sizeof(*opened), GFP_KERNEL));
+	if (!opened)
+		return -ENOMEM;
+	mutex_init(&opened->lock);
+	file->private_data = opened;
+	return nonseekable_open(inode, file);
+}
+
+/* The last user of the open file is gone: closed it, or was killed. */
+static int device_release(struct inode *inode, struct file *file)
+{
+	kerninst_state_closed(file->private_data);
+	return 0;
 }
 
 static long device_ioctl(struct file *file, unsigned int command,
@@ -34,6 +51,8 @@ static long device_ioctl(struct file *file, unsigned int command,
 	case KERNINST_IOC_CHECK:
 	case KERNINST_IOC_APPLY:
 	case KERNINST_IOC_REMOVE:
+	case KERNINST_IOC_RESET:
+	case KERNINST_IOC_SNAPSHOT:
 		break;
 	case KERNINST_IOC_STATUS:
 		kerninst_request_status(&status);
@@ -50,12 +69,27 @@ static long device_ioctl(struct file *file, unsigned int command,
 	req.value = 0;
 	req.slide = 0;
 	req.stop_ns = 0;
+	req.misfit_count = 0;
+	req.trust = KERNINST_TRUST_NONE;
+	req.stops = 0;
+	req.memory_bytes = 0;
 	memset(req.live, 0, sizeof(req.live));
-	if (command == KERNINST_IOC_REMOVE)
+	if (req.flags & ~KERNINST_TIED || req.reserved)
+		return -EINVAL;
+	switch (command) {
+	case KERNINST_IOC_REMOVE:
 		err = kerninst_request_remove(&req);
-	else
-		err = kerninst_request_apply(&req,
+		break;
+	case KERNINST_IOC_RESET:
+		err = kerninst_request_reset(&req);
+		break;
+	case KERNINST_IOC_SNAPSHOT:
+		err = kerninst_request_snapshot(&req, file->private_data);
+		break;
+	default:
+		err = kerninst_request_apply(&req, file->private_data,
 					     command == KERNINST_IOC_CHECK);
+	}
 	if (copy_to_user(user, &req, sizeof(req)))
 		return -EFAULT;
 	return err;
@@ -63,12 +97,13 @@ static long device_ioctl(struct file *file, unsigned int command,
 
 static int device_mmap(struct file *file, struct vm_area_struct *vma)
 {
-	return kerninst_request_mmap(vma);
+	return kerninst_request_mmap(vma, file->private_data);
 }
 
 static const struct file_operations device_fops = {
 	.owner = THIS_MODULE,	/* open files and mappings keep the module */
 	.open = device_open,
+	.release = device_release,
 	.unlocked_ioctl = device_ioctl,
 	.mmap = device_mmap,
 	.llseek = noop_llseek,
@@ -97,7 +132,7 @@ static int __init kerninst_init(void)
 	err = kerninst_trap_init();
 	if (err)
 		goto exit_signature;
-	err = misc_register(&device);
+	err = MAY_ERR(-ENOMEM, misc_register(&device));
 	if (err)
 		goto exit_trap;
 	return 0;

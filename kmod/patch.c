@@ -111,12 +111,12 @@ int kerninst_patch_write(const u8 *code, u32 bytes)
 
 	if (!count)
 		return 0;
-	page = kvmalloc_array(count, sizeof(*page), GFP_KERNEL);
+	page = MAY_FAIL(kvmalloc_array(count, sizeof(*page), GFP_KERNEL));
 	if (!page)
 		return -ENOMEM;
 	for (i = 0; i < count; i++)
 		page[i] = vmalloc_to_page(kerninst_area + i * PAGE_SIZE);
-	alias = vmap(page, count, VM_MAP, PAGE_KERNEL);
+	alias = MAY_FAIL(vmap(page, count, VM_MAP, PAGE_KERNEL));
 	kvfree(page);
 	if (!alias)
 		return -ENOMEM;

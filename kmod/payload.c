@@ -18,7 +18,8 @@
 #include <linux/mm.h>
 #include <linux/stddef.h>
 #include <linux/string.h>
-#define claim_alloc(bytes)	kvzalloc(bytes, GFP_KERNEL)
+#include "fault.h"
+#define claim_alloc(bytes)	MAY_FAIL(kvzalloc(bytes, GFP_KERNEL))
 #define claim_free(claim)	kvfree(claim)
 #else
 #include <stdbool.h>

@@ -33,19 +33,24 @@ int kerninst_signature_init(void)
 	key_perm_t perm = KEY_POS_ALL & ~KEY_POS_SETATTR;
 	key_ref_t key;
 
-	keyring = keyring_alloc(".kerninst", GLOBAL_ROOT_UID, GLOBAL_ROOT_GID,
-				current_cred(), perm | KEY_USR_VIEW,
-				KEY_ALLOC_NOT_IN_QUOTA, NULL, NULL);
+	keyring = MAY_ERR(ERR_PTR(-ENOMEM),
+			  keyring_alloc(".kerninst", GLOBAL_ROOT_UID,
+					GLOBAL_ROOT_GID, current_cred(),
+					perm | KEY_USR_VIEW,
+					KEY_ALLOC_NOT_IN_QUOTA, NULL, NULL));
 	if (IS_ERR(keyring))
 		return PTR_ERR(keyring);
 	if (!bytes)
 		return 0;
-	key = key_create_or_update(make_key_ref(keyring, true), "asymmetric",
-				   NULL, kerninst_certificate, bytes,
-				   KEY_POS_SEARCH | KEY_POS_VIEW | KEY_USR_VIEW,
-				   KEY_ALLOC_NOT_IN_QUOTA |
-				   KEY_ALLOC_BUILT_IN |
-				   KEY_ALLOC_BYPASS_RESTRICTION);
+	key = MAY_ERR(ERR_PTR(-ENOMEM),
+		      key_create_or_update(make_key_ref(keyring, true),
+					   "asymmetric", NULL,
+					   kerninst_certificate, bytes,
+					   KEY_POS_SEARCH | KEY_POS_VIEW |
+					   KEY_USR_VIEW,
+					   KEY_ALLOC_NOT_IN_QUOTA |
+					   KEY_ALLOC_BUILT_IN |
+					   KEY_ALLOC_BYPASS_RESTRICTION));
 	if (IS_ERR(key)) {
 		pr_err("kerninst: the built-in certificate cannot be used (%ld)\n",
 		       PTR_ERR(key));
@@ -66,9 +71,12 @@ static int verify(const struct kerninst_request *req, const void *payload,
 		  const void *signature, struct key *trusted)
 {
 	/* The usage of kernel modules: plain data, no signed attributes. */
-	return verify_pkcs7_signature(payload, req->payload_bytes, signature,
-				      req->signature_bytes, trusted,
-				      VERIFYING_MODULE_SIGNATURE, NULL, NULL);
+	return MAY_ERR(-ENOMEM,
+		       verify_pkcs7_signature(payload, req->payload_bytes,
+					      signature, req->signature_bytes,
+					      trusted,
+					      VERIFYING_MODULE_SIGNATURE,
+					      NULL, NULL));
 }
 
 /**
@@ -87,6 +95,7 @@ int kerninst_signature_check(struct kerninst_request *req, const void *payload,
 
 	if (!req->signature_bytes) {
 #ifdef KERNINST_UNSIGNED
+		req->trust = KERNINST_TRUST_NONE;
 		pr_warn("kerninst: taking an unsigned bundle; the kernel is tainted\n");
 		add_taint(TAINT_USER, LOCKDEP_STILL_OK);
 		return 0;
@@ -94,10 +103,15 @@ int kerninst_signature_check(struct kerninst_request *req, const void *payload,
 		return kerninst_refuse(req, KERNINST_E_UNSIGNED);
 #endif
 	}
+	req->trust = KERNINST_TRUST_BUILTIN;
 	err = verify(req, payload, signature, keyring);
-	if (err == -ENOKEY)
+	if (err == -ENOKEY) {
+		req->trust = KERNINST_TRUST_KERNEL;
 		err = verify(req, payload, signature,
 			     VERIFY_USE_SECONDARY_KEYRING);
+	}
+	if (err)
+		req->trust = KERNINST_TRUST_NONE;
 	switch (err) {
 	case 0:
 		return 0;

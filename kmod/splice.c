@@ -128,13 +128,42 @@ static void note_hosted(struct kerninst_spot *board,
 }
 
 /**
- * kerninst_spots_make - look at every site
- * @req: gives the slide; takes the reason, the site's index, its live bytes
- * @view: the payload; the tails in its code are written
- * @ret: out: as many spots as sites, not mapped
+ * kerninst_misfit_note - a site does not suit
+ * @req: the first one's index and bytes are shown in it
+ * @misfits: all that there is room for are listed
+ * @site: which
+ * @reason: KERNINST_E_*
+ * @other: address of what is in the way; 0: none
+ * @live: 16 bytes
+ */
+void kerninst_misfit_note(struct kerninst_request *req,
+			  struct kerninst_misfits *misfits, u32 site,
+			  u32 reason, unsigned long other, const u8 *live)
+{
+	struct kerninst_misfit *misfit;
+
+	if (!misfits->count) {
+		misfits->reason = reason;
+		req->index = site;
+		memcpy(req->live, live, sizeof(misfit->live));
+	}
+	if (misfits->count < misfits->room) {
+		misfit = &misfits->list[misfits->count];
+		misfit->site = site;
+		misfit->reason = reason;
+		misfit->other = other;
+		memcpy(misfit->live, live, sizeof(misfit->live));
+	}
+	misfits->count++;
+}
+
+/**
+ * kerninst_spots_make - where every site is, and what kind
+ * @req: gives the slide and max_stop_ns; takes the reason
+ * @view: the payload
+ * @ret: out: as many spots as sites, neither compared nor mapped
  *
- * Context: may sleep.
- * Return: 0, or the errno of KERNINST_E_SITE_BYTES, _REACH or _MEMORY.
+ * Context: may sleep. Return: 0, or the errno of KERNINST_E_MEMORY.
  */
 int kerninst_spots_make(struct kerninst_request *req,
 			const struct kerninst_view *view,
@@ -143,19 +172,17 @@ int kerninst_spots_make(struct kerninst_request *req,
 	unsigned long base = view->head->link_base + req->slide;
 	struct kerninst_spot *spot, *window = NULL;
 	const struct kerninst_site *site;
-	u32 i, reason;
-	bool same;
+	u32 i;
 
 	memset(ret, 0, sizeof(*ret));
-	ret->spot = kvcalloc(view->head->site_count, sizeof(*ret->spot),
-			     GFP_KERNEL_ACCOUNT);
+	ret->spot = MAY_FAIL(kvcalloc(view->head->site_count,
+				      sizeof(*ret->spot), GFP_KERNEL_ACCOUNT));
 	if (!ret->spot)
 		return kerninst_refuse(req, KERNINST_E_MEMORY);
 	ret->count = view->head->site_count;
+	ret->max_stop_ns = req->max_stop_ns;
 
 	for (i = 0; i < ret->count; i++) {
-		if (!(i % 4096))
-			cond_resched();
 		site = &view->sites[i];
 		spot = &ret->spot[i];
 		spot->addr = base + site->rva;
@@ -173,27 +200,61 @@ int kerninst_spots_make(struct kerninst_request *req,
 			note_hosted(spot, window);
 			ret->boards++;
 		}
-		reason = KERNINST_E_SITE_BYTES;
+	}
+	return 0;
+}
+
+/**
+ * kerninst_spots_compare - look at every site
+ * @req: takes the first misfit
+ * @view: the payload; the tails in its code are written
+ * @spots: take the live bytes and the splices; those with a kprobe are passed
+ *         over
+ * @misfits: takes all sites that do not suit
+ *
+ * Context: may sleep.
+ */
+void kerninst_spots_compare(struct kerninst_request *req,
+			    const struct kerninst_view *view,
+			    struct kerninst_spots *spots,
+			    struct kerninst_misfits *misfits)
+{
+	unsigned long base = view->head->link_base + req->slide;
+	const struct kerninst_site *site;
+	struct kerninst_spot *spot;
+	u32 i, reason;
+	bool same;
+
+	for (i = 0; i < spots->count; i++) {
+		if (!(i % 4096))
+			cond_resched();
+		site = &view->sites[i];
+		spot = &spots->spot[i];
+		if (spot->probed)
+			continue;
 		if (copy_from_kernel_nofault(spot->old, (void *)spot->addr,
 					     spot->length))
-			goto refuse;
-		if (site->form_class)
+			same = false;
+		else if (site->form_class)
 			same = match_form(view, site, base, spot->old);
 		else
 			same = match_literal(site, req->slide, spot->old);
-		if (!same)
-			goto refuse;
-		reason = KERNINST_E_REACH;
-		if (!make_fresh(spot))
-			goto refuse;
+		reason = !same ? KERNINST_E_SITE_BYTES :
+			 !make_fresh(spot) ? KERNINST_E_REACH : KERNINST_OK;
+		if (reason)
+			kerninst_misfit_note(req, misfits, i, reason, 0,
+					     spot->old);
 	}
-	return 0;
+}
 
-refuse:
-	req->index = i;
-	memcpy(req->live, spot->old, sizeof(spot->old));
-	kerninst_spots_free(ret);
-	return kerninst_refuse(req, reason);
+/* How many spots are not as they were found? */
+u32 kerninst_spots_standing(const struct kerninst_spots *spots)
+{
+	u32 i, count = 0;
+
+	for (i = 0; i < spots->count; i++)
+		count += spots->spot[i].state != SPOT_ORIGINAL;
+	return count;
 }
 
 /* Context: may sleep; no CPU can look the spots up any more. */
@@ -220,8 +281,9 @@ int kerninst_spots_map(struct kerninst_spots *spots)
 	unsigned long first, last, now, seen = 0;
 	u32 i, pages = 0;
 
-	spots->page = kvmalloc_array(2 * (size_t)spots->count,
-				     sizeof(*spots->page), GFP_KERNEL);
+	spots->page = MAY_FAIL(kvmalloc_array(2 * (size_t)spots->count,
+					      sizeof(*spots->page),
+					      GFP_KERNEL));
 	if (!spots->page)
 		return -ENOMEM;
 	for (i = 0; i < spots->count; i++) {
@@ -242,7 +304,7 @@ int kerninst_spots_map(struct kerninst_spots *spots)
 		spots->spot[i].alias = (u8 *)(unsigned long)
 			(pages - 1 - (seen - first) / PAGE_SIZE);
 	}
-	spots->alias = vmap(spots->page, pages, VM_MAP, PAGE_KERNEL);
+	spots->alias = MAY_FAIL(vmap(spots->page, pages, VM_MAP, PAGE_KERNEL));
 	for (i = 0; i < spots->count; i++) {
 		now = (unsigned long)spots->spot[i].alias;
 		spots->spot[i].alias = !spots->alias ? NULL :

@@ -11,9 +11,16 @@
  *	RESTORE   -                    APPLIED -> ORIGINAL, BYPASSED -> ORIGINAL
  *	                               first
  *
- * TRAP and APPLY write all or, where one spot does not hold what its state
- * says, nothing. RETRACT and RESTORE write what they can and count the rest.
- * course.c knows in which order the phases come, and what is waited for.
+ * TRAP and APPLY end where one spot does not hold what its state says.
+ * RETRACT and RESTORE write what they can and count the rest. REHEARSE writes
+ * bytes over themselves: what it takes is what is asked. course.c knows in
+ * which order the phases come, and what is waited for.
+ *
+ * Without a limit of time, a phase is one stop, in which all spots are looked
+ * at before the first is written. With a limit, spots are looked at and
+ * written in chunks, and the stop ends while the time for another chunk is
+ * still there; the next stop goes on with the next spot. So springboards, which
+ * must be whole before a hop leads to them, have stops of their own then.
  *
  * stop_machine() brings every CPU here with interrupts off. The first one in
  * leads: it compares every spot's bytes, writes, and after each step waits
@@ -46,22 +53,30 @@
 #include <asm/text-patching.h>
 #include "kerninst.h"
 
+/* How many spots are written together where time is limited. */
+#define CHUNK_SPOTS	32
+
+/* How much more the next chunk may take than any before it. */
+#define CHUNK_RESERVE	2
+
 enum step {
-	STEP_NONE,
 	STEP_BOARDS,	/* springboards, whole */
 	STEP_WORDS,	/* words whole, int3 into the split ones */
 	STEP_TAILS,
 	STEP_OPENERS,	/* the first bytes */
-	STEP_LEAVE,
 };
+
+#define TICKET_LEAVE	(-1)
 
 struct stop {
 	struct kerninst_spots *spots;
 	struct kerninst_outcome *outcome;
 	enum kerninst_phase phase;
+	enum kerninst_part part;
+	u32 from, to;		/* the spots at hand: [from, to) */
 	atomic_t entered;	/* CPUs that came in */
-	atomic_t synced;	/* followers that have seen the step */
-	int step;		/* release: the text is written; acquire: seen */
+	atomic_t synced;	/* followers that have seen the ticket */
+	int ticket;		/* release: text is written; acquire: seen */
 };
 
 #ifdef KERNINST_FAULT
@@ -133,8 +148,15 @@ static __always_inline void aim_at_bypass(struct kerninst_spot *spot)
 static __always_inline bool advance(const struct stop *stop,
 				    struct kerninst_spot *spot)
 {
-	if (!holds(spot, spot->length, 0))
+	/* Springboards in it are looked at for themselves. */
+	if (!holds(spot, spot->length, spot->hosted))
 		return false;
+	if (stop->phase == PHASE_REHEARSE) {
+		choose(spot, WRITE_OLD, spot->from, spot->to);
+		if (spot->split)
+			spot->write = WRITE_NOTHING; /* not without an int3 */
+		return true;
+	}
 	if (stop->phase == PHASE_TRAP) {
 		if (is_window(spot))
 			choose(spot, WRITE_INT3, 0, 1);
@@ -158,6 +180,8 @@ static __always_inline bool retract(struct kerninst_spot *spot)
 	}
 	if (spot->state != SPOT_APPLIED || is_board(spot))
 		return true;
+	if (spot->probed)
+		return false;
 	if (!is_window(spot)) {
 		if (!holds(spot, spot->length, 0))
 			return false;
@@ -180,10 +204,32 @@ static __always_inline bool restore(struct kerninst_spot *spot, bool stuck)
 {
 	if (spot->state == SPOT_ORIGINAL)
 		return true;
-	if (stuck || !holds(spot, spot->length, spot->hosted))
+	if (stuck || spot->probed ||
+	    !holds(spot, spot->length, spot->hosted))
 		return false;
 	choose(spot, WRITE_OLD, spot->from, spot->to);
 	return true;
+}
+
+/* Is a springboard in this window not restored yet, nor about to be? */
+static __always_inline bool is_stuck(const struct kerninst_spots *spots, u32 i)
+{
+	const struct kerninst_spot *spot;
+
+	for (i++; i < spots->count && spots->spot[i].inside; i++) {
+		spot = &spots->spot[i];
+		if (spot->state != SPOT_ORIGINAL && !spot->write)
+			return true;
+	}
+	return false;
+}
+
+/* Is the spot's turn in this part of the phase? */
+static __always_inline bool takes_part(const struct stop *stop,
+				       const struct kerninst_spot *spot)
+{
+	return stop->part == PART_ALL ||
+	       is_board(spot) == (stop->part == PART_BOARDS);
 }
 
 /* Choose what to write; count and show what does not hold what it should. */
@@ -191,24 +237,25 @@ static __always_inline void survey(const struct stop *stop)
 {
 	struct kerninst_outcome *outcome = stop->outcome;
 	struct kerninst_spot *spot;
-	bool good, stuck = false;
+	bool good;
 	u32 i;
 	u8 j;
 
-	/* Downwards: a window comes after the springboards in it. */
-	for (i = stop->spots->count; i-- > 0; ) {
+	/* Downwards: springboards in a window before the window. */
+	for (i = stop->to; i-- > stop->from; ) {
 		spot = &stop->spots->spot[i];
 		spot->write = WRITE_NOTHING;
+		if (!takes_part(stop, spot))
+			continue;
 		if (fault & 1u << stop->phase && is_window(spot))
 			good = false;
 		else if (stop->phase == PHASE_RETRACT)
 			good = retract(spot);
 		else if (stop->phase == PHASE_RESTORE)
-			good = restore(spot, is_window(spot) && stuck);
+			good = restore(spot, is_window(spot) &&
+					     is_stuck(stop->spots, i));
 		else
 			good = advance(stop, spot);
-		if (is_window(spot))
-			stuck = false;
 		if (good) {
 			/* Before the int3 that it explains. */
 			if (spot->write == WRITE_INT3 ||
@@ -216,14 +263,12 @@ static __always_inline void survey(const struct stop *stop)
 				WRITE_ONCE(spot->trap, true);
 			continue;
 		}
-		if (spot->inside)
-			stuck = true;
-		outcome->left++;
-		outcome->first = i;
-		for (j = 0; j < spot->length; j++)
-			WRITE_ONCE(outcome->live[j], live_byte(spot, j));
-		for (; j < sizeof(outcome->live); j++)
-			WRITE_ONCE(outcome->live[j], 0);
+		if (!outcome->left++ || i < outcome->first) {
+			outcome->first = i;
+			for (j = 0; j < sizeof(outcome->live); j++)
+				WRITE_ONCE(outcome->live[j], j < spot->length ?
+					   live_byte(spot, j) : 0);
+		}
 	}
 }
 
@@ -270,7 +315,7 @@ static __always_inline bool put(const struct stop *stop, enum step step)
 	u32 i;
 	u8 j;
 
-	for (i = 0; i < stop->spots->count; i++) {
+	for (i = stop->from; i < stop->to; i++) {
 		spot = &stop->spots->spot[i];
 		if (!spot->write || is_board(spot) != (step == STEP_BOARDS))
 			continue;
@@ -301,15 +346,30 @@ static __always_inline bool put(const struct stop *stop, enum step step)
 }
 
 /* Tell the followers, serialize, and wait until each has. */
-static __always_inline void publish(struct stop *stop, enum step step)
+static __always_inline void publish(struct stop *stop, int ticket)
 {
 	int followers = num_online_cpus() - 1;
 
 	atomic_set(&stop->synced, 0);
-	smp_store_release(&stop->step, step);	/* pairs with follow() */
+	smp_store_release(&stop->ticket, ticket);	/* pairs with follow() */
 	sync_core();
 	while (atomic_read_acquire(&stop->synced) != followers)
 		cpu_relax();
+}
+
+/* Write what was chosen, step by step. */
+static __always_inline void put_all(struct stop *stop)
+{
+	if (stop->spots->boards && stop->part != PART_REST) {
+		put(stop, STEP_BOARDS);
+		publish(stop, stop->ticket + 1);
+	}
+	if (stop->part == PART_BOARDS || !put(stop, STEP_WORDS))
+		return;
+	publish(stop, stop->ticket + 1);
+	put(stop, STEP_TAILS);
+	publish(stop, stop->ticket + 1);
+	put(stop, STEP_OPENERS);
 }
 
 /* What was chosen is written: note the state that each spot is in now. */
@@ -318,18 +378,17 @@ static __always_inline void commit(const struct stop *stop)
 	struct kerninst_spot *spot;
 	u32 i;
 
-	for (i = 0; i < stop->spots->count; i++) {
+	for (i = stop->from; i < stop->to; i++) {
 		spot = &stop->spots->spot[i];
-		if (!spot->write)
-			continue;
 		if (spot->write == WRITE_INT3)
 			spot->state = SPOT_TRAPPED;
 		else if (spot->write == WRITE_OLD)
 			spot->state = SPOT_ORIGINAL;
-		else if (stop->phase == PHASE_APPLY)
+		else if (spot->write && stop->phase == PHASE_APPLY)
 			spot->state = SPOT_APPLIED;
-		else
+		else if (spot->write)
 			spot->state = SPOT_BYPASSED;
+		spot->write = WRITE_NOTHING;
 	}
 }
 
@@ -339,52 +398,66 @@ static __always_inline void settle(const struct stop *stop)
 	struct kerninst_spot *spot;
 	u32 i;
 
-	for (i = 0; i < stop->spots->count; i++) {
+	for (i = stop->from; i < stop->to; i++) {
 		spot = &stop->spots->spot[i];
 		WRITE_ONCE(spot->trap, spot->state == SPOT_TRAPPED);
-		stop->outcome->standing += spot->trap;
 	}
+}
+
+/* The spots at hand: look, write, and wait for everybody. False: no further. */
+static __always_inline bool handle(struct stop *stop)
+{
+	survey(stop);
+	if (stop->outcome->left && stop->phase != PHASE_RETRACT &&
+	    stop->phase != PHASE_RESTORE) {
+		settle(stop);
+		return false;
+	}
+	put_all(stop);
+	commit(stop);
+	/* No CPU is still on its way from an int3 that is gone now. */
+	publish(stop, stop->ticket + 1);
+	settle(stop);
+	return true;
 }
 
 static __always_inline void lead(struct stop *stop)
 {
-	bool all = stop->phase == PHASE_TRAP || stop->phase == PHASE_APPLY;
 	/* The text is whole before the first step and after the last. */
-	u64 began = ktime_get_mono_fast_ns();
+	u64 began = ktime_get_mono_fast_ns(), at = began, now, slowest = 0;
+	struct kerninst_outcome *outcome = stop->outcome;
+	u64 limit = stop->spots->max_stop_ns;
+	u32 count = stop->spots->count, chunk = limit ? CHUNK_SPOTS : count;
+	bool more;
 
-	stop->outcome->entered = true;
-	survey(stop);
-	if (!all || !stop->outcome->left) {
-		if (stop->spots->boards) {
-			put(stop, STEP_BOARDS);
-			publish(stop, STEP_BOARDS);
-		}
-		if (put(stop, STEP_WORDS)) {
-			publish(stop, STEP_WORDS);
-			put(stop, STEP_TAILS);
-			publish(stop, STEP_TAILS);
-			put(stop, STEP_OPENERS);
-		}
-		commit(stop);
-	}
-	/* No CPU is still on its way from an int3 that is gone now. */
-	publish(stop, STEP_OPENERS);
-	settle(stop);
-	publish(stop, STEP_LEAVE);
-	stop->outcome->ns = ktime_get_mono_fast_ns() - began;
+	do {
+		stop->from = outcome->next;
+		stop->to = stop->from + min(chunk, count - stop->from);
+		more = handle(stop);
+		if (more)
+			outcome->next = stop->to;
+		now = ktime_get_mono_fast_ns();
+		slowest = max(slowest, now - at);
+		at = now;
+	} while (more && outcome->next < count &&
+		 stop->phase != PHASE_REHEARSE &&
+		 at - began + CHUNK_RESERVE * slowest < limit);
+	publish(stop, TICKET_LEAVE);
+	outcome->stops++;
+	outcome->ns = max_t(u64, outcome->ns, ktime_get_mono_fast_ns() - began);
 }
 
 static __always_inline void follow(struct stop *stop)
 {
-	int step, seen = STEP_NONE;
+	int ticket, seen = 0;
 
-	while (seen != STEP_LEAVE) {
-		step = smp_load_acquire(&stop->step);	/* pairs with publish() */
-		if (step == seen) {
+	while (seen != TICKET_LEAVE) {
+		ticket = smp_load_acquire(&stop->ticket); /* pairs with publish() */
+		if (ticket == seen) {
 			cpu_relax();
 			continue;
 		}
-		seen = step;
+		seen = ticket;
 		sync_core();
 		atomic_inc_return_release(&stop->synced);
 	}
@@ -404,23 +477,27 @@ static notrace int kerninst_stopped(void *data)
 NOKPROBE_SYMBOL(kerninst_stopped);
 
 /**
- * kerninst_stop - stop the machine and do one phase
- * @spots: mapped, and watched by trap.c
+ * kerninst_stop - stop the machine and do one phase, or some of it
+ * @spots: mapped, and watched by trap.c; max_stop_ns is the limit
  * @phase: what to do with them
- * @outcome: out: of this stop alone; but for entered, all zero if it was not
+ * @part: with which of them
+ * @outcome: in: next: where to begin. out: next: how far it came, left: grows
+ *           by those that do not hold what they should; stops, ns
  *
  * Context: may sleep; the caller holds the state's mutex.
- * Return: 0, or stop_machine()'s errno: the machine was not stopped.
+ * Return: 0, or an errno: the machine was not stopped.
  */
 int kerninst_stop(struct kerninst_spots *spots, enum kerninst_phase phase,
-		  struct kerninst_outcome *outcome)
+		  enum kerninst_part part, struct kerninst_outcome *outcome)
 {
 	struct stop stop = {
 		.spots = spots,
 		.outcome = outcome,
 		.phase = phase,
+		.part = part,
 	};
+	int err = MAY_ERR(-ENOMEM, stop_machine(kerninst_stopped, &stop,
+						cpu_online_mask));
 
-	memset(outcome, 0, sizeof(*outcome));
-	return stop_machine(kerninst_stopped, &stop, cpu_online_mask);
+	return err ?: atomic_read(&stop.entered) ? 0 : -EIO;
 }

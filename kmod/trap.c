@@ -107,7 +107,7 @@ void kerninst_trap_forget(void)
 /* Context: module load; may sleep. */
 int kerninst_trap_init(void)
 {
-	return register_die_notifier(&trap_notifier);
+	return MAY_ERR(-ENOMEM, register_die_notifier(&trap_notifier));
 }
 
 /* Context: module unload; may sleep. */
