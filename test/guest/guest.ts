@@ -9,6 +9,7 @@ import type { ChildProcess } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Monitor } from './qmp.js'
 
 export interface GuestFile {
   /** Path in the guest, without the leading slash. */
@@ -27,15 +28,22 @@ export interface GuestJob {
   readonly append?: string
   /** Default 2. */
   readonly cpus?: number
+  /** Of memory, in MiB; default 1024. */
+  readonly memory?: number
   /** rdtsc counts instructions; needs one CPU. */
   readonly icount?: boolean
+  /** The script never comes to its end: it reboots, panics, or starts another kernel. */
+  readonly leaves?: boolean
   readonly seconds: number
-  /** Called for each line as it comes. */
-  readonly onLine?: (line: string) => void
+  /** Called for each line as it comes; what it returns may fail the run. */
+  readonly onLine?: (line: string, monitor: Monitor) => Promise<unknown> | void
 }
 
 export interface GuestResult {
+  /** The script's exit code; NaN of one that left. */
   readonly exit: number
+  /** How the machine ended, in QEMU's words: 'guest-shutdown' (power off), 'guest-reset' (reboot and panic), ... */
+  readonly end: string
   readonly lines: readonly string[]
   /** What the kernel printed. */
   readonly console: string
@@ -131,7 +139,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
 function qemuArguments(job: GuestJob, folder: string): string[] {
   const cpus = job.cpus ?? 2
   return [
-    '-nodefaults', '-no-user-config', '-display', 'none', '-monitor', 'none', '-no-reboot', '-m', '1024',
+    '-nodefaults', '-no-user-config', '-display', 'none', '-monitor', 'none', '-no-reboot', '-m', String(job.memory ?? 1024),
     '-cpu', 'qemu64',
     '-accel', job.icount ? 'tcg,thread=single' : 'tcg,thread=multi',
     ...(job.icount ? ['-icount', 'shift=0'] : []),
@@ -139,6 +147,7 @@ function qemuArguments(job: GuestJob, folder: string): string[] {
     '-kernel', job.vmlinuz, '-initrd', join(folder, 'initramfs'),
     '-append', ['console=ttyS0 quiet panic=-1 oops=panic', job.append ?? ''].join(' ').trim(),
     '-serial', `file:${join(folder, 'console')}`, '-serial', 'stdio', '-serial', `file:${join(folder, 'out.tar')}`,
+    '-qmp', `unix:${join(folder, 'qmp')}`,
   ]
 }
 
@@ -183,6 +192,7 @@ async function runOnce(job: GuestJob): Promise<GuestResult> {
     ]))
     for (const name of ['console', 'out.tar']) writeFileSync(join(folder, name), '')
 
+    const monitor = new Monitor(join(folder, 'qmp'))
     const child = spawn('qemu-system-x86_64', qemuArguments(job, folder), { stdio: ['ignore', 'pipe', 'pipe'] })
     running.add(child)
     let failure = ''
@@ -202,7 +212,8 @@ async function runOnce(job: GuestJob): Promise<GuestResult> {
       for (const piece of pieces) {
         const line = piece.replace(/\r$/, '')
         lines.push(line)
-        if (!line.startsWith(EXIT_MARK)) job.onLine?.(line)
+        if (line.startsWith(EXIT_MARK)) continue
+        job.onLine?.(line, monitor)?.catch((error: unknown) => kill(`was asked for too much at '${line}': ${String(error)}`))
       }
     })
     child.stderr.setEncoding('latin1').on('data', (chunk: string) => { said += chunk })
@@ -212,18 +223,21 @@ async function runOnce(job: GuestJob): Promise<GuestResult> {
     }).finally(() => {
       clearTimeout(timer)
       running.delete(child)
+      monitor.close()
     })
 
     const printed = readFileSync(join(folder, 'console'), 'latin1')
     const last = lines.findLast(line => line !== '')
-    if (failure || last === undefined || !last.startsWith(EXIT_MARK)) {
+    const whole = last !== undefined && last.startsWith(EXIT_MARK)
+    if (failure || whole === (job.leaves ?? false) || status !== 0) {
       const end = (text: string): string => text.trimEnd().split('\n').slice(-140).join('\n')
-      throw new Error(`the guest ${failure || `died (QEMU's status ${status})`}\n${said}` +
+      throw new Error(`the guest ${failure || (whole ? 'stayed' : `died (QEMU's status ${status})`)}\n${said}` +
         `--- output\n${end(lines.join('\n') + partial)}\n--- console\n${end(printed)}`)
     }
     return {
-      exit: Number(last.slice(EXIT_MARK.length)),
-      lines: lines.slice(0, lines.lastIndexOf(last)),
+      exit: whole ? Number(last.slice(EXIT_MARK.length)) : NaN,
+      end: String(monitor.events.findLast((one) => one.event === 'SHUTDOWN')?.data?.['reason']),
+      lines: whole ? lines.slice(0, lines.lastIndexOf(last)) : lines,
       console: printed,
       files: untar(readFileSync(join(folder, 'out.tar'))),
       seconds: (performance.now() - started) / 1000,
@@ -233,7 +247,8 @@ async function runOnce(job: GuestJob): Promise<GuestResult> {
   }
 }
 
-function busybox(): string {
+/** Where this machine has busybox. */
+export function busybox(): string {
   const found = ['/usr/bin/busybox', '/bin/busybox'].find(path => {
     try {
       return readFileSync(path).length > 0

@@ -361,7 +361,8 @@ static void scheduling(void)
 			continue;
 		CPU_ZERO(&one);
 		CPU_SET(cpu, &one);
-		CHECK(sched_setaffinity(0, sizeof(one), &one) == 0);
+		/* Offline by now, where a test takes CPUs away. */
+		CHECK(sched_setaffinity(0, sizeof(one), &one) == 0 || errno == EINVAL);
 		CHECK(sched_yield() == 0);
 	}
 	CHECK(sched_setaffinity(0, sizeof(all), &all) == 0);

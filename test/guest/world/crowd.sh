@@ -1,0 +1,78 @@
+# Many at once: injectors that race, die, and read; the module that is to be unloaded under them.
+warm
+save
+load
+
+echo 'eight apply at once'
+for round in 1 2 3 4 5; do
+  rm -f /tmp/go /tmp/won.*
+  for i in 1 2 3 4 5 6 7 8; do
+    (until [ -e /tmp/go ]; do :; done; kerninst-inject apply /bundle > /dev/null 2>&1; echo $? > /tmp/won.$i) &
+    racers="$racers $!"
+  done
+  sleep 0.2; touch /tmp/go; wait $racers; racers=
+  [ "$(cat /tmp/won.* | sort | uniq -c | awk '{ print $1 "x" $2 }' | tr '\n' ' ')" = '1x0 7x77 ' ] || fail "winners: $(cat /tmp/won.*)"
+  state applied; counts; remove
+done
+same 'after eight at once'
+
+echo 'eight do anything'
+rm -f /tmp/did.*
+for i in 1 2 3 4 5 6 7 8; do
+  (RANDOM=$i; for n in $(seq 1 40); do
+    case $((RANDOM % 4)) in
+      0) what="apply /bundle" ;;
+      1) what=remove ;;
+      2) what=status ;;
+      3) what="dump -o /tmp/dump.$i" ;;
+    esac
+    kerninst-inject $what > /dev/null 2> /tmp/why.$i; code=$?
+    echo "$what $code" >> /tmp/did.$i
+    # 76 would be text that is not as planned, 74 and 70 what should not happen.
+    case $code in 0|77) ;; *) cp /tmp/why.$i /tmp/bad.$i ;; esac
+  done) & racers="$racers $!"
+done
+wait $racers; racers=
+cat /tmp/bad.* 2> /dev/null && fail 'an injector ended badly'
+applied=$(grep -h '^apply.* 0$' /tmp/did.* | wc -l) removed=$(grep -h '^remove 0$' /tmp/did.* | wc -l)
+echo "applied $applied times, removed $removed"
+case $((applied - removed)) in 0) state removed ;; 1) state applied; counts; remove ;; *) fail "applied $applied, removed $removed" ;; esac
+same 'after eight did anything'
+
+echo 'a reader keeps its heap'
+apply; reader /tmp/stop > /tmp/reader 2>&1 & first=$!
+sleep 0.3; remove; sleep 0.3; apply; reader /tmp/stop > /tmp/reader.2 2>&1 & second=$!
+sleep 0.3; counts; remove; apply; sleep 0.3
+touch /tmp/stop; wait $first || fail "reader: $(cat /tmp/reader)"; wait $second || fail "reader: $(cat /tmp/reader.2)"
+cat /tmp/reader; remove
+
+echo 'killed'
+killed=0
+for n in $(seq 1 60); do
+  case $((n % 3)) in
+    0) what="apply /bundle" ;;
+    1) what="dump -o /tmp/dump" ;;
+    2) what=remove ;;
+  esac
+  kerninst-inject $what > /dev/null 2>&1 & one=$!
+  usleep $((RANDOM % 20000)); kill -9 $one 2> /dev/null; wait $one; [ $? = 137 ] && killed=$((killed + 1))
+done
+echo "killed $killed of 60"
+kerninst-inject status > /tmp/said || fail status
+grep -Eq '^state (applied|removed)$' /tmp/said || fail 'the state after kills'
+grep -q '^state applied$' /tmp/said || apply
+counts; remove
+same 'after kills'
+kerninst-inject dump -o /tmp/dump > /tmp/said 2>&1 || fail dump
+
+echo 'unloading'
+apply
+rmmod kerninst 2> /tmp/said && fail 'unloaded while applied'
+counts; remove
+sleep 1000 < /dev/kerninst & holder=$!
+sleep 0.1; rmmod kerninst 2> /tmp/said && fail 'unloaded while open'
+kill $holder; wait $holder
+try rmmod kerninst
+unload
+same 'unloaded'
+quiet '|Call Trace:'

@@ -1,0 +1,174 @@
+// The rest of the world, and us: everybody else who writes kernel text or stops, starts and walks what runs in it, on
+// real kernels in guests, with splices applied. What is asked: nobody crashes, nothing but our own bytes is ever written
+// by us, who cannot live beside whom is refused and says so, counts are right, and in the end the text is what it was.
+//
+// Each guest runs one script of test/guest/world, behind lib.sh; the first wrong thing ends it. Of the two kernels one
+// runs with preempt=full.
+// Left out: whole kernels and hours (test/soak.ts); what planned code does to registers and flags (move, junk).
+
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { basename, join } from 'node:path'
+import t, { type Test } from 'tap'
+import {
+  ROOT, buildInjector, buildModule, buildSmallModule, kernel, keygen, manifest, must, plan, program, type Kernel,
+} from './guest/artefacts.js'
+import { busybox, initramfs, runGuest, type GuestFile, type GuestJob, type GuestResult } from './guest/guest.js'
+import type { Monitor } from './guest/qmp.js'
+import type { ManifestText } from '../src/splice/manifest.js'
+
+const KERNELS = ['6.1-cloud', '6.12-cloud']
+const GUEST_SECONDS = 120
+const NMI_EVERY_MS = 3
+const MAX_NEAR = 12 // places for a kprobe that may be optimized; not all are
+
+/** What others write as well: static keys, traced and livepatched functions; and what the load runs all the time. */
+const CROWDED = 'block:vfs_*, block:ksys_*, block:path_*, block:tcp_*, block:do_sys_*, block:pipe_*, block:__do_sys_ioprio_get, ' +
+  'block:try_to_wake_up, block:__schedule, block:enqueue_task_fair, block:dequeue_task_fair, block:seq_read_iter, ' +
+  'entry:cmdline_proc_show, return:cmdline_proc_show, entry:__x64_sys_ioprio_get, return:__x64_sys_ioprio_get'
+/** Counted, and compared with what was called. */
+const KNOWN = ['__x64_sys_ioprio_get', 'cmdline_proc_show']
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-world-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+const key = keygen(scratch, 'trusted')
+const tools = [buildInjector(scratch),
+  ...['judge', 'texthash', 'workload', 'calls', 'reader', 'kexec'].map((name) => program(`test/guest/${name}.c`, join(scratch, 'bin')))]
+
+const script = (name: string): string => readFileSync(join(ROOT, 'test/guest/world', `${name}.sh`), 'utf8')
+const LIB = script('lib')
+
+/** The second kernel's only program: it says that it is there. */
+const SECOND = `#!/bin/busybox sh
+/bin/busybox mkdir /proc /dev
+/bin/busybox mount -t devtmpfs none /dev
+/bin/busybox mount -t proc none /proc
+/bin/busybox echo "second kernel: $(/bin/busybox uname -r)" > /dev/ttyS1
+/bin/busybox grep -q kerninst /proc/modules && /bin/busybox echo "second kernel: spliced" > /dev/ttyS1
+/bin/busybox poweroff -f
+`
+
+/** Instructions within four bytes before a site of one instruction: an optimized kprobe's jump there reaches into the site. */
+function near(target: Kernel, { sites }: ManifestText): string[] {
+  const found: string[] = []
+  const singles = sites.filter((one) => one.tactic === 'jump-over' && /^vfs_/.test(one.at))
+  const image = must('nm', [target.vmlinux]).split('\n').map((line) => line.split(' '))
+  for (const { at } of singles) {
+    const [name, offset] = at.split('+') as [string, string]
+    const start = BigInt(`0x${image.find(([, , symbol]) => symbol === name)?.[0]}`)
+    const place = start + BigInt(offset)
+    const listing = must('objdump', ['-d', '--no-show-raw-insn', `--start-address=${start}`, `--stop-address=${place + 1n}`, target.vmlinux])
+    const insns = [...listing.matchAll(/^ *([0-9a-f]+):\s+(\w+)/gm)].map((match) => ({ address: BigInt(`0x${match[1]}`), mnemonic: match[2]! }))
+    const before = insns.at(-2)
+    if (insns.at(-1)?.address !== place || before === undefined || place - before.address > 4n) continue
+    if (!/^(mov|lea|add|sub|and|or|xor|test|cmp)/.test(before.mnemonic)) continue
+    found.push(`${name}+0x${(before.address - start).toString(16)}`)
+  }
+  return found
+}
+
+interface Target extends Kernel {
+  readonly append: string
+  readonly files: readonly GuestFile[]
+  readonly manifest: ManifestText
+}
+
+function prepare(name: string, turn: number): Target {
+  const target = kernel(name)
+  const bundle = join(scratch, name)
+  plan(target, [`${CROWDED} { @ = count() }`], key, bundle)
+  const made = manifest(bundle)
+  const slots = (point: string): string => made.points.find((one) => one.point === point)!.parts.map((part) => part.slot).join(',')
+  return {
+    ...target,
+    append: turn === 0 ? 'preempt=full' : '',
+    manifest: made,
+    files: [
+      ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
+      { path: 'kerninst.ko', from: buildModule(target, key.cert, scratch) },
+      ...['livepatch', 'walk'].map((one) => ({ path: `${one}.ko`, from: buildSmallModule(target, `test/guest/${one}.c`, scratch) })),
+      { path: 'bundle', from: bundle },
+      { path: 'points', from: Buffer.from(KNOWN.map((one) => `${one} ${slots(`entry:${one}`)} ${slots(`return:${one}`)}\n`).join('')) },
+    ],
+  }
+}
+
+const targets = KERNELS.map(prepare)
+
+/** Runs a script behind lib.sh. */
+const boot = async (t: Test, target: Target, name: string, job: Partial<GuestJob> = {}): Promise<GuestResult> => {
+  const result = await runGuest({
+    vmlinuz: target.vmlinuz,
+    script: `${LIB}\ntry insmod /kerninst.ko\n${script(name)}\nexit 0\n`,
+    append: `${target.append} softlockup_panic=1 watchdog_thresh=60`.trim(),
+    seconds: GUEST_SECONDS,
+    ...job,
+    files: [...target.files, ...job.files ?? []],
+  })
+  t.comment(`${Math.round(result.seconds)} s: ${result.lines.filter((line) => line !== '').join(' | ').slice(0, 1500)}`)
+  if (!job.leaves) t.equal(result.exit, 0, result.lines.slice(-12).join(' | '))
+  return result
+}
+
+/** Does what machine.sh asks for. */
+function machinist(): NonNullable<GuestJob['onLine']> {
+  let nmis: NodeJS.Timeout | undefined
+  return (line: string, monitor: Monitor) => {
+    if (line === '@sleep') {
+      return monitor.next('SUSPEND').then((event) => event && monitor.command('system_wakeup'))
+    }
+    if (line === '@nmi on') {
+      nmis = setInterval(() => { monitor.command('inject-nmi').catch(() => clearInterval(nmis)) }, NMI_EVERY_MS)
+    }
+    if (line === '@nmi off') clearInterval(nmis)
+    return undefined
+  }
+}
+
+const only = process.env['WORLD']?.split(',')
+const world = (name: string, t: Test, run: (t: Test) => Promise<void>): unknown =>
+  only === undefined || only.includes(name) ? t.test(name, { timeout: 0 }, run) : undefined
+
+for (const target of targets) {
+  t.test(`${target.name}: ${target.release}, ${target.append || 'default preemption'}`, { timeout: 0 }, async (t) => {
+    await world('kprobes', t, async (t) => {
+      const candidates = near(target, target.manifest).slice(0, MAX_NEAR)
+      await boot(t, target, 'kprobes', { files: [
+        { path: 'site', from: Buffer.from(target.manifest.sites.find((one) => one.tactic === 'jump-over' && /^vfs_read\+/.test(one.at))!.at) },
+        { path: 'near', from: Buffer.from(candidates.join('\n')) },
+      ] })
+    })
+    await world('writers', t, async (t) => { await boot(t, target, 'writers') })
+    await world('machine', t, async (t) => {
+      const { lines } = await boot(t, target, 'machine', { cpus: 4, onLine: machinist() })
+      t.ok(lines.includes('awake'), 'suspended to RAM')
+      const [nmis] = lines.filter((line) => line.startsWith('NMIs:')).map((line) => line.slice(5).trim().split(' ').map(Number))
+      t.ok(nmis?.every((count) => count >= 5), `NMIs of the CPUs: ${nmis?.join()}`)
+    })
+    await world('crowd', t, async (t) => { await boot(t, target, 'crowd') })
+    await world('walk', t, async (t) => {
+      const { lines } = await boot(t, target, 'walk')
+      for (const what of ['interrupted', 'preempted']) {
+        const seen = new RegExp(`walk: ${what}: .* (\\d+) inside, (\\d+) further, (\\d+) reliable`).exec(lines.join('\n'))?.slice(1).map(Number)
+        if (what === 'interrupted' || target.append !== '') t.ok(seen && seen[0]! > 10, `${what}: ${seen?.[0]} seen in a patch`)
+        t.same(seen?.slice(1), [0, 0], `${what}: the walk ends there, and knows that it is not whole`)
+      }
+    })
+    for (const how of ['kexec', 'reboot', 'panic']) {
+      await world(how, t, async (t) => {
+        const second = initramfs([
+          { path: 'init', from: Buffer.from(SECOND), executable: true }, { path: 'bin/busybox', from: busybox(), executable: true },
+        ])
+        const { lines, end, console } = await boot(t, target, 'leave', { leaves: true, files: [
+          { path: 'how', from: Buffer.from(how) },
+          ...how === 'kexec' ? [{ path: 'vmlinuz', from: target.vmlinuz }, { path: 'second', from: second }] : [],
+        ] })
+        t.ok(lines.includes(`leaving: ${how}`), lines.slice(-5).join(' | '))
+        t.equal(end, how === 'kexec' ? 'guest-shutdown' : 'guest-reset')
+        t.equal(/Kernel panic - not syncing: sysrq triggered crash/.test(console), how === 'panic', 'the console tells')
+        if (how === 'kexec') t.ok(lines.includes(`second kernel: ${target.release}`), lines.slice(-5).join(' | '))
+      })
+    }
+    t.end()
+  })
+}
