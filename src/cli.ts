@@ -17,7 +17,7 @@ import { analysisJson, analysisText, describeFinding } from './report/analysis.j
 import { reportCsv } from './report/csv.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
-import { reportNumbers } from './report/numbers.js'
+import { reportNumbers, type ReportNumbers } from './report/numbers.js'
 import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
@@ -163,18 +163,18 @@ const report = async (path: string | undefined, options: ReportOptions): Promise
   if ((path === undefined) === (options.vmcore === undefined)) {
     throw new KerninstError(EXIT.usage, 'give a dump or --vmcore with a memory image, one of them')
   }
-  const bundle = bundleAt(options.bundle)
-  const numbers = reportNumbers(bundle, path === undefined ? await dumpInVmcore(options.vmcore!, bundle) : readDump(path))
-  const render: Record<string, () => Iterable<string>> = {
-    text: () => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
-    json: () => reportJson(numbers),
-    csv: () => reportCsv(numbers),
+  const render: Record<string, (numbers: ReportNumbers) => Iterable<string>> = {
+    text: (numbers) => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
+    json: reportJson,
+    csv: reportCsv,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
   if (chosen === undefined) {
     throw new KerninstError(EXIT.usage, `no format '${printable(options.format)}': there are ${Object.keys(render).join(', ')}`)
   }
-  await deliver(chosen(), options.output)
+  const bundle = bundleAt(options.bundle)
+  const dump = path === undefined ? await dumpInVmcore(options.vmcore!, bundle) : readDump(path)
+  await deliver(chosen(reportNumbers(bundle, dump)), options.output)
 }
 
 const kallsymsOf = ({ kallsyms }: { kallsyms?: string }): { kallsyms?: string } => (kallsyms === undefined ? {} : { kallsyms })

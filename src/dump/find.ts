@@ -28,7 +28,7 @@ export interface Found {
   readonly others: number
 }
 
-/** A heap is 2049 pages of directory at most. */
+/** As of a dump file: one array buffer holds it. */
 const MAX_HEAP_BYTES = DUMP_LIMITS.bytes
 /** Real ones are one, or two while somebody holds the one before; more are forged. So many are looked at. */
 const MAX_CANDIDATES = 64
@@ -79,11 +79,11 @@ const assemble = (memory: PhysicalMemory, { header }: Candidate, refuse: Refuse)
     }
     next = view.getBigUint64(DIRECTORY.nextPfn, true)
   }
-  if (next !== 0n) refuse(`the heap's page directory goes on behind its ${pageCount} pages`)
   const sorted = pages.slice().sort()
   for (let i = 1; i < sorted.length; i++) {
     if (sorted[i] === sorted[i - 1]) refuse(`the heap's page directory names page frame ${hex(sorted[i]!)} twice`)
   }
+  if (next !== 0n) refuse(`the heap's page directory goes on behind its ${pageCount} pages`)
   const bytes = new Uint8Array(pages.length * PAGE)
   pages.forEach((pfn, i) => {
     if (!memory.readPage(pfn, bytes.subarray(i * PAGE, (i + 1) * PAGE))) excluded(`page ${i} of the heap`, BigInt(pfn))

@@ -17,30 +17,28 @@ const FIRST_LITERAL = 257 // of that many literals and lengths at least there ar
 const MAX_CODES = 286 + 30
 
 const lengths = new Uint8Array(MAX_CODES + 138) // symbol -> bits of its code; a run may go over the end by so much
-const counts = new Uint16Array(MAX_BITS + 1)
+const counts = new Uint16Array(MAX_BITS + 1) //    bits -> symbols with a code of so many
+const firstCode = new Uint16Array(MAX_BITS + 1) // bits -> the first of those codes
 const lengthLengths = new Uint8Array(ORDER.length)
 /** The next 7 bits -> symbol << 3 | bits of its code; 0: none. */
 const lengthTable = new Uint8Array(1 << MAX_LENGTH_BITS)
 
-const reversed = (code: number, bits: number): number => {
+/** 8 bits in reverse order. */
+const REVERSED = Uint8Array.from({ length: 256 }, (_, byte) => {
   let result = 0
-  for (let i = 0; i < bits; i++) result |= ((code >>> i) & 1) << (bits - 1 - i)
+  for (let bit = 0; bit < 8; bit++) result |= ((byte >>> bit) & 1) << (7 - bit)
   return result
-}
+})
 
-/** The code of `symbol` among codes of the given lengths (RFC 1951, 3.2.2), as it is met, first bit lowest. */
-const codeOf = (of: Uint8Array, count: number, symbol: number): number => {
-  const bits = of[symbol]!
+/** A code as it is met in the stream, where its first bit is the lowest. */
+const reversed = (code: number, bits: number): number => (REVERSED[code & 0xff]! << 8 | REVERSED[code >>> 8]!) >>> (16 - bits)
+
+/** Counts the symbols of every length, and fills in the first code of each length (RFC 1951, 3.2.2). */
+const startCodes = (of: Uint8Array, count: number): void => {
   counts.fill(0)
-  let before = 0 // symbols of the same length before it
-  for (let i = 0; i < count; i++) {
-    counts[of[i]!]!++
-    if (i < symbol && of[i] === bits) before++
-  }
-  let code = 0
+  for (let i = 0; i < count; i++) counts[of[i]!]!++
   counts[0] = 0
-  for (let length = 1; length <= bits; length++) code = (code + counts[length - 1]!) << 1
-  return reversed(code + before, bits)
+  for (let length = 1, code = 0; length <= MAX_BITS; length++) firstCode[length] = code = (code + counts[length - 1]!) << 1
 }
 
 /** @param packed bytes of which [start, end) are a zlib stream */
@@ -77,12 +75,12 @@ export const mayStartWith = (packed: Uint8Array, start: number, end: number, byt
   lengthLengths.fill(0)
   for (let i = 0; i < lengthCodes; i++) lengthLengths[ORDER[i]!] = take(3)
   lengthTable.fill(0)
+  startCodes(lengthLengths, lengthLengths.length)
   for (let symbol = 0; symbol < lengthLengths.length; symbol++) {
     const bits = lengthLengths[symbol]!
     if (bits === 0) continue
-    for (let entry = codeOf(lengthLengths, lengthLengths.length, symbol); entry < lengthTable.length; entry += 1 << bits) {
-      lengthTable[entry] = symbol << 3 | bits
-    }
+    const code = reversed(firstCode[bits]!++, bits)
+    for (let entry = code; entry < lengthTable.length; entry += 1 << bits) lengthTable[entry] = symbol << 3 | bits
   }
   if (total > MAX_CODES) return true
   for (let i = 0; i < total;) {
@@ -100,9 +98,12 @@ export const mayStartWith = (packed: Uint8Array, start: number, end: number, byt
     lengths.fill(value, i, i + times)
     i += times
   }
+  startCodes(lengths, literals)
   const isNext = (symbol: number): boolean => {
     const bits = lengths[symbol]!
-    return bits > 0 && peek(bits) === codeOf(lengths, literals, symbol)
+    let code = firstCode[bits]!
+    for (let i = 0; i < symbol; i++) if (lengths[i] === bits) code++
+    return bits > 0 && peek(bits) === reversed(code, bits)
   }
   return isNext(byte) || isNext(256) || at + MAX_BITS > end * 8
 }

@@ -6,7 +6,7 @@
 // A flattened file: a header of 4096 bytes (signature "makedumpfile", type 1, version 1), then pieces: i64 place, i64
 // length, bytes; a piece whose place is -1 ends it. All numbers are big-endian, on every machine (makedumpfile.h).
 
-import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs'
 import { EXIT, KerninstError } from '../error.js'
 import { codeOf } from '../file.js'
 import { disjoint, runFrom } from './runs.js'
@@ -39,7 +39,8 @@ const UNFLATTEN = 'make it plain first: makedumpfile -R PLAIN <FLATTENED'
 const openPlain = (path: string): Source => {
   let fd: number
   try {
-    fd = openSync(path, 'r')
+    // Without O_NONBLOCK, opening a FIFO would wait for a writer.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK)
   } catch (error) {
     throw new KerninstError(EXIT.noInput, `cannot read ${path}: ${codeOf(error)}`)
   }
