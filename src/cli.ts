@@ -7,7 +7,9 @@ import { setFlagsFromString } from 'node:v8'
 import { Command, CommanderError } from 'commander'
 import { BUNDLE_LIMITS, readBundle, verifyBundle, type Bundle } from './bundle/bundle.js'
 import { keygen, readCertificateDer, readKey } from './bundle/keys.js'
-import { readDump } from './dump/dump.js'
+import { readDump, type Dump } from './dump/dump.js'
+import { findHeap } from './dump/find.js'
+import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
 import { analyzeImage, functionsNamed, openGround, planBundle, type PlanResult, type Program } from './pipeline.js'
@@ -15,7 +17,7 @@ import { analysisJson, analysisText, describeFinding } from './report/analysis.j
 import { reportCsv } from './report/csv.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
-import { reportNumbers } from './report/numbers.js'
+import { reportNumbers, type ReportNumbers } from './report/numbers.js'
 import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
@@ -134,22 +136,45 @@ const planJson = ({ manifest, plan, bundle, seconds }: PlanResult, { points, ser
 
 interface ReportOptions {
   bundle: string
+  vmcore?: string
   format: string
   output?: string
 }
 
-const report = async (dump: string, options: ReportOptions): Promise<void> => {
-  const numbers = reportNumbers(bundleAt(options.bundle), readDump(dump))
-  const render: Record<string, () => Iterable<string>> = {
-    text: () => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
-    json: () => reportJson(numbers),
-    csv: () => reportCsv(numbers),
+const dumpInVmcore = async (path: string, bundle: Bundle): Promise<Dump> => {
+  const memory = openVmcore(path)
+  try {
+    let shown = -1
+    const { dump, others } = await findHeap(memory, {
+      buildId: bundle.manifest.image.buildId, payloadSha256: bundle.payloadSha256,
+    }, (done) => {
+      const percent = Math.floor(done * 100)
+      if (percent !== shown) showStage(`looking for the counter heap: ${shown = percent} %`)
+    })
+    clearStage()
+    if (others > 0) say(`kerninst: ${path}: ${others + 1} heaps of this bundle are in it; this is the one that was applied last`)
+    return dump
+  } finally {
+    memory.close()
+  }
+}
+
+const report = async (path: string | undefined, options: ReportOptions): Promise<void> => {
+  if ((path === undefined) === (options.vmcore === undefined)) {
+    throw new KerninstError(EXIT.usage, 'give a dump or --vmcore with a memory image, one of them')
+  }
+  const render: Record<string, (numbers: ReportNumbers) => Iterable<string>> = {
+    text: (numbers) => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
+    json: reportJson,
+    csv: reportCsv,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
   if (chosen === undefined) {
     throw new KerninstError(EXIT.usage, `no format '${printable(options.format)}': there are ${Object.keys(render).join(', ')}`)
   }
-  await deliver(chosen(), options.output)
+  const bundle = bundleAt(options.bundle)
+  const dump = path === undefined ? await dumpInVmcore(options.vmcore!, bundle) : readDump(path)
+  await deliver(chosen(reportNumbers(bundle, dump)), options.output)
 }
 
 const kallsymsOf = ({ kallsyms }: { kallsyms?: string }): { kallsyms?: string } => (kallsyms === undefined ? {} : { kallsyms })
@@ -260,9 +285,10 @@ program
 
 program
   .command('report')
-  .description('counts from a dump')
-  .argument('<dump>')
+  .description('counts from a dump, or from the memory image of a dead machine')
+  .argument('[dump]')
   .requiredOption('--bundle <bundle>', 'the bundle that was applied')
+  .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
   .option('--format <format>', 'text, json or csv', 'text')
   .option('-o, --output <file>', 'write there, not to stdout')
   .action(report)

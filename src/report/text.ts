@@ -107,17 +107,18 @@ const table = (numbers: ReportNumbers, order: readonly number[], options: TextOp
 
 const header = (numbers: ReportNumbers): string[] => {
   const { state, appliedNs, removedNs, dumpedNs } = numbers
-  const until = state === 'applied' ? dumpedNs : removedNs
-  const counted = until >= appliedNs ? duration(until - appliedNs) : 'unknown (the clock was set back)'
+  const until = state === 'removed' ? removedNs : dumpedNs
+  const counted = until === 0n ? 'until the machine died'
+    : until >= appliedNs ? duration(until - appliedNs) : 'unknown (the clock was set back)'
   const ended = state === 'applied' ? 'still applied' : `removed ${wallTime(removedNs)}`
   return [
-    `host     ${printable(numbers.host)}`,
-    `kernel   ${printable(numbers.release)}`,
+    `host     ${printable(numbers.host) || 'unknown'}`,
+    `kernel   ${printable(numbers.release) || 'unknown'}`,
     `build    ${numbers.buildId}`,
-    `applied  ${wallTime(appliedNs)}, ${ended}`,
-    `dumped   ${wallTime(dumpedNs)}`,
+    `applied  ${state === 'applying' ? 'not wholly: the machine died meanwhile' : `${wallTime(appliedNs)}, ${ended}`}`,
+    `dumped   ${dumpedNs === 0n ? 'in a memory image, at an unknown time' : wallTime(dumpedNs)}`,
     `counted  ${counted}, ${numbers.siteCount} sites, ${numbers.cpuCount} CPUs`,
-    `stopped  ${duration(numbers.stopNs)} for apply`,
+    ...(state === 'applying' ? [] : [`stopped  ${duration(numbers.stopNs)} for apply`]),
   ]
 }
 
