@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "device.h"
 #include "fail.h"
+#include "site.h"
 #include "text.h"
 
 const char *device_open_problem(int *ret, int *code)
@@ -27,7 +28,9 @@ const char *device_open_problem(int *ret, int *code)
 	}
 	if (errno == ENOENT || errno == ENXIO || errno == ENODEV) {
 		*code = EXIT_MISMATCH;
-		return "no " KERNINST_DEVICE ": load kerninst.ko first";
+		return access("/sys/module/kerninst", F_OK) ?
+			"no " KERNINST_DEVICE ": load kerninst.ko first" :
+			"kerninst.ko is loaded, but there is no " KERNINST_DEVICE ": mount devtmpfs on /dev";
 	}
 	*code = EXIT_IO;
 	return strerror(errno);
@@ -41,60 +44,24 @@ int device_open(int *ret)
 	return problem ? fail(code, "%s", problem) : 0;
 }
 
-int device_status(int device, struct kerninst_status *ret)
+int device_ask_status(int device, struct kerninst_status *ret)
 {
 	memset(ret, 0, sizeof(*ret));
 	if (ioctl(device, KERNINST_IOC_STATUS, ret))
+		return errno;
+	return ret->version == KERNINST_VERSION ? 0 : ENOTTY;
+}
+
+int device_status(int device, struct kerninst_status *ret)
+{
+	int error = device_ask_status(device, ret);
+
+	if (error == ENOTTY)
+		return fail(EXIT_MISMATCH, DEVICE_OTHER_VERSION);
+	if (error)
 		return fail(EXIT_IO, "%s: status: %s", KERNINST_DEVICE,
-			    strerror(errno));
-	if (ret->version != KERNINST_VERSION)
-		return fail(EXIT_MISMATCH,
-			    "kerninst.ko is of version %u, this program of %u: use a matching pair",
-			    ret->version, KERNINST_VERSION);
+			    strerror(error));
 	return 0;
-}
-
-/* The address of an rva in the running kernel. */
-static uint64_t address(const struct bundle *bundle, uint64_t slide,
-			uint32_t rva)
-{
-	return bundle->head.link_base + slide + rva;
-}
-
-void device_expected(const struct bundle *bundle, uint64_t slide,
-		     const struct kerninst_site *site, char *ret, size_t room)
-{
-	struct kerninst_form form;
-	uint8_t bytes[16];
-	char text[TEXT_HEX_BYTES];
-	uint32_t value, i;
-	size_t used = 0;
-
-	ret[0] = 0;
-	if (!site->form_class) {
-		memcpy(bytes, site->expected, sizeof(bytes));
-		if (site->reloc_kind && site->reloc_offset <= 12) {
-			memcpy(&value, bytes + site->reloc_offset, 4);
-			value += site->reloc_kind == KERNINST_RELOC_ADD ?
-				(uint32_t)slide : -(uint32_t)slide;
-			memcpy(bytes + site->reloc_offset, &value, 4);
-		}
-		snprintf(ret, room, "%s", text_hex(bytes, site->length, text));
-		return;
-	}
-	for (i = 0; bundle_form(bundle, i, &form) && used < room; i++) {
-		if (form.form_class != site->form_class)
-			continue;
-		memcpy(bytes, form.bytes, 5);
-		if (form.kind == KERNINST_FORM_JMP) {
-			value = form.target - (site->rva + 5);
-			bytes[0] = 0xe9;
-			memcpy(bytes + 1, &value, 4);
-		}
-		used += (size_t)snprintf(ret + used, room - used, "%s%s",
-					 used ? " or " : "",
-					 text_hex(bytes, 5, text));
-	}
 }
 
 /* Room for the line of a problem; the last piece that does not fit is cut. */
@@ -119,28 +86,54 @@ static int say(struct line *line, int code, const char *format, ...)
 static int say_site(struct line *line, const struct bundle *bundle,
 		    const struct kerninst_request *request)
 {
-	char expected[400], live[TEXT_HEX_BYTES];
+	char expected[SITE_TEXT], live[TEXT_HEX_BYTES];
 	struct kerninst_site site;
+	uint64_t at, linked;
 
 	if (!bundle || !bundle_site(bundle, request->index, &site))
 		return say(line, EXIT_INTERNAL, "the module names site %u, which is not in the bundle",
 			   request->index);
+	at = site_address(bundle, request->slide, &site);
+	linked = site_address(bundle, 0, &site);
 	if (request->reason == KERNINST_E_KPROBE)
 		return say(line, EXIT_REFUSED,
 			   "site %u at 0x%" PRIx64 " (link-time 0x%" PRIx64
 			   "): a kprobe is registered there, enabled or not, or could reach it: unregister it (kerninst-inject check says which), or plan without this point",
-			   request->index,
-			   address(bundle, request->slide, site.rva),
-			   address(bundle, 0, site.rva));
-	device_expected(bundle, request->slide, &site, expected,
-			sizeof(expected));
+			   request->index, at, linked);
+	site_expected(bundle, request->slide, &site, expected);
 	return say(line, EXIT_MISMATCH,
 		   "site %u at 0x%" PRIx64 " (link-time 0x%" PRIx64
-		   "): expected %s, found %s: other text than planned for; remove what changed it, or plan without it",
-		   request->index,
-		   address(bundle, request->slide, site.rva),
-		   address(bundle, 0, site.rva), expected,
-		   text_hex(request->live, site.length, live));
+		   "): expected %s, found %s: other text than planned for; remove what changed it (kerninst-inject check says more), or plan without it",
+		   request->index, at, linked, expected,
+		   text_hex(request->live, site_length(&site), live));
+}
+
+/* Which field of which entry is too short on this boot. */
+static int say_reach(struct line *line, const struct bundle *bundle,
+		     const struct kerninst_request *request)
+{
+	struct kerninst_site site;
+
+	if (!request->misfit_count || !bundle ||
+	    !bundle_site(bundle, request->index, &site))
+		return say(line, EXIT_MISMATCH, "fixup %u of the plan does not reach from the patch area on this boot: reboot, or plan again",
+			   request->index);
+	return say(line, EXIT_MISMATCH, "site %u at 0x%" PRIx64 " (link-time 0x%" PRIx64
+		   ") does not reach the patch area on this boot: reboot, or plan again",
+		   request->index, site_address(bundle, request->slide, &site),
+		   site_address(bundle, 0, &site));
+}
+
+/* Sites that had to be left; which bundle they are of nobody has told us. */
+static int say_foreign(struct line *line,
+		       const struct kerninst_request *request)
+{
+	char live[TEXT_HEX_BYTES];
+
+	return say(line, EXIT_REFUSED,
+		   "%" PRIu64 " sites were changed by others since, or have got a kprobe; the first is site %u (kerninst show), found %s: they stay, and so does what they lead to; remove what changed them (kprobes, tracers), then remove again",
+		   (uint64_t)request->value, request->index,
+		   text_hex(request->live, 16, live));
 }
 
 static int say_build_id(struct line *line, const struct bundle *bundle,
@@ -188,11 +181,9 @@ int device_problem(const struct bundle *bundle,
 	case KERNINST_E_MEMORY:
 		return say(&line, EXIT_IO, "not enough memory in the kernel: plan fewer points, or free some");
 	case KERNINST_E_REACH:
-		return say(&line, EXIT_MISMATCH, "entry %u of the plan does not reach from the patch area on this boot: reboot, or plan again",
-			   request->index);
+		return say_reach(&line, bundle, request);
 	case KERNINST_E_FOREIGN:
-		return say(&line, EXIT_REFUSED, "%" PRIu64 " sites were changed by others since, or have got a kprobe, the first is site %u: they stay; remove what changed them (kprobes, tracers), then remove again",
-			   (uint64_t)request->value, request->index);
+		return say_foreign(&line, request);
 	case KERNINST_E_STOP:
 		return say(&line, EXIT_IO, "the machine could not be stopped: %s: try again",
 			   strerror(error));
@@ -201,6 +192,8 @@ int device_problem(const struct bundle *bundle,
 			   (double)request->value / 1e6,
 			   (double)request->max_stop_ns / 1e6);
 	default:
+		if (error == ENOTTY)
+			return say(&line, EXIT_MISMATCH, DEVICE_OTHER_VERSION);
 		return say(&line, error == EPERM ? EXIT_REFUSED : EXIT_IO,
 			   "%s: %s", KERNINST_DEVICE, strerror(error));
 	}

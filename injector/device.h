@@ -8,13 +8,20 @@
 /* What a problem's line has room for. */
 #define DEVICE_PROBLEM_BYTES	1024
 
+/* Requests have their size in them: a module of another version knows them not. */
+#define DEVICE_OTHER_VERSION \
+	"kerninst.ko is of another version than this program: use a matching pair"
+
 /* Open the device; prints why not. Returns 0 or an exit code. */
 int device_open(int *ret);
 
 /* The same without printing: NULL, or why not, and the exit code for that. */
 const char *device_open_problem(int *ret, int *code);
 
-/* KERNINST_IOC_STATUS, of a module of this version. Returns 0 or an exit code. */
+/* KERNINST_IOC_STATUS. Returns 0 or an errno; ENOTTY: of another version. */
+int device_ask_status(int device, struct kerninst_status *ret);
+
+/* The same, but the line is printed. Returns 0 or an exit code. */
 int device_status(int device, struct kerninst_status *ret);
 
 /*
@@ -33,9 +40,5 @@ int device_problem(const struct bundle *bundle,
 /* The same, but the line is printed where there is a problem. */
 int device_do(int device, unsigned long command, const struct bundle *bundle,
 	      struct kerninst_request *request);
-
-/* What a site should hold: its bytes, or a few of its forms. */
-void device_expected(const struct bundle *bundle, uint64_t slide,
-		     const struct kerninst_site *site, char *ret, size_t room);
 
 #endif

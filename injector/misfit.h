@@ -1,32 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Why a site does not suit, in words: the module says what it found, the
- * kernel's lists of kprobes, tracers and livepatches who that may be.
+ * Why a site does not suit, in words. The module says what it found, the
+ * kernel's lists (neighbours.h) who that may be. What is only guessed from the
+ * bytes says so: "looks like".
  */
 #ifndef MISFIT_H
 #define MISFIT_H
 
+#include <stdint.h>
 #include "bundle.h"
+#include "neighbours.h"
 
-#define MISFIT_TEXT	256
+#define MISFIT_TEXT	320
 
-/* What the kernel's files say of one address. */
-struct place {
-	uint64_t address;
-	char symbol[128];	/* "vfs_read+0x13", or "" */
-	uint64_t base;		/* of that symbol */
+struct misfit {
+	uint32_t reason;	/* KERNINST_E_SITE_BYTES, _KPROBE or _REACH */
+	uint64_t address;	/* of the site */
+	uint64_t other;		/* of the kprobe; 0: none */
+	uint8_t length;		/* 2..16 */
+	uint8_t expected[16];	/* zeros: it has several forms, it is a return */
+	uint8_t live[16];
+	const char *symbol;	/* where it is, or "" */
 };
 
-/* The symbols of @count places, from /proc/kallsyms. */
-void misfit_name(struct place *places, size_t count);
-
-/* One line of the kernel's list of kprobes. Returns 0, or -1: it is none. */
-int misfit_kprobe_line(const char *line, uint64_t *address, int *disabled,
-		       int *optimized);
-
-/* Why: a text for people. */
-void misfit_why(const struct kerninst_misfit *misfit,
-		const struct kerninst_site *site, const struct place *place,
+/* @all may be NULL: nothing is known of others. */
+void misfit_why(const struct misfit *misfit, const struct neighbours *all,
 		char ret[MISFIT_TEXT]);
 
 #endif

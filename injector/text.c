@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+/* text: what people typed in, numbers out; bytes in, texts that are safe to print out. */
 #include <string.h>
 #include "text.h"
 
@@ -77,6 +78,10 @@ void text_json(FILE *to, const char *text)
 {
 	unsigned char byte;
 
+	if (!text) {
+		fputs("null", to);
+		return;
+	}
 	putc('"', to);
 	for (; (byte = (unsigned char)*text); text++) {
 		if (byte == '"' || byte == '\\')

@@ -26,7 +26,10 @@ int text_duration(const char *text, uint64_t *ns);
 /* Digits alone, 1..@most. Returns 0 or -1. */
 int text_number(const char *text, uint64_t most, uint64_t *ret);
 
-/* A JSON string, quoted; bytes that are not ASCII come out as \u00xx. */
+/*
+ * A JSON string, quoted, or null for NULL. Bytes that are not ASCII come out
+ * as \u00xx: what comes from outside need not be UTF-8.
+ */
 void text_json(FILE *to, const char *text);
 
 /* The same for a terminal: control characters and all above become '?'. */
