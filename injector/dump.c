@@ -127,7 +127,8 @@ static int write_file(const char *path, const struct kerninst_dump *head,
 		goto remove;
 	}
 	if (close(file)) {
-		code = fail(EXIT_IO, "%s: %s", beside, strerror(errno));
+		code = fail(EXIT_IO, "%s: %s: nothing was kept; the counters are still in the kernel: dump again",
+			    beside, strerror(errno));
 		goto remove;
 	}
 	if (rename(beside, path)) {
@@ -178,25 +179,28 @@ int dump_write(int device, const char *path, uint64_t max_stop_ns)
 }
 
 int dump_series(int device, const char *path, uint64_t max_stop_ns,
-		uint64_t every_ns, uint64_t count, uint64_t until,
-		const char *left, uint32_t *next)
+		const struct dump_times *times, const char *left)
 {
-	uint64_t due = wait_now() + every_ns, written = 0;
+	uint64_t due = times->first, now;
+	uint32_t number = 1;
 	char *name;
 	int code = 0;
 
-	while (!code && (!count || written < count)) {
-		if (until && due > until)
+	while (!code && (!times->count || number <= times->count)) {
+		if (times->until && due >= times->until)
 			return 0;
 		if (wait_until(due, left))
 			return 0;
-		if (asprintf(&name, "%s.%04u", path, *next) < 0)
+		if (asprintf(&name, "%s.%04u", path, number) < 0)
 			return fail(EXIT_IO, "out of memory");
 		code = dump_write(device, name, max_stop_ns);
 		free(name);
-		++*next;
-		written++;
-		due += every_ns;
+		number++;
+		/* Where writing takes longer than that, some are left out. */
+		now = wait_now();
+		do {
+			due += times->every;
+		} while (due <= now);
 	}
 	return code;
 }

@@ -10,14 +10,19 @@
  */
 int dump_write(int device, const char *path, uint64_t max_stop_ns);
 
+/* When a series is to be written; all times are wait_now()'s, in ns. */
+struct dump_times {
+	uint64_t first;
+	uint64_t every;
+	uint64_t count;		/* how many; 0: without end */
+	uint64_t until;		/* none then or later; 0: without end */
+};
+
 /*
- * The same, every @every_ns, to @path.0001, @path.0002, ... until @count are
- * written (0: without end), @until comes (wait_now(); 0: never) or a signal.
- * *@next is the number of the first, and of the one after the last. @left is
- * what wait_until() shows. An exit code.
+ * The same, to @path.0001, @path.0002, ... until all are written, a signal
+ * comes, or one fails. @left is what wait_until() shows. An exit code.
  */
 int dump_series(int device, const char *path, uint64_t max_stop_ns,
-		uint64_t every_ns, uint64_t count, uint64_t until,
-		const char *left, uint32_t *next);
+		const struct dump_times *times, const char *left);
 
 #endif

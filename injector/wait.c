@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
+/* wait: a time in, whether a signal came before it out. */
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -14,10 +15,21 @@ static int ended;
 
 void wait_begin(void)
 {
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+	struct sigaction action;
+	size_t i;
+
 	sigemptyset(&ending);
-	sigaddset(&ending, SIGINT);
-	sigaddset(&ending, SIGTERM);
-	sigaddset(&ending, SIGHUP);
+	for (i = 0; i < sizeof(signals) / sizeof(*signals); i++) {
+		/*
+		 * What nohup, or a shell for a job in the background, has
+		 * ignored stays so: a blocked signal would be kept for us.
+		 */
+		if (!sigaction(signals[i], NULL, &action) &&
+		    action.sa_handler == SIG_IGN)
+			continue;
+		sigaddset(&ending, signals[i]);
+	}
 	sigprocmask(SIG_BLOCK, &ending, NULL);
 	/* Whoever reads our output may go; what we hold must not. */
 	signal(SIGPIPE, SIG_IGN);

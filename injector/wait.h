@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Waiting that SIGINT, SIGTERM and SIGHUP end. From wait_begin() on they end
- * nothing else: what is being written or removed comes to its end first.
+ * Waiting that SIGINT, SIGTERM and SIGHUP end, unless they were ignored when
+ * we were started (nohup). From wait_begin() on they end nothing else: what is
+ * being written or removed comes to its end first.
  */
 #ifndef WAIT_H
 #define WAIT_H
