@@ -6,19 +6,25 @@
  * where the kernel's verification is what notices it: in the payload behind
  * what the injector reads, and in the free values of the CMS. Each part is
  * copied to memory of exactly its size, so that a byte too far is seen.
+ *
+ * selftest-texts.c has what people type and what the kernel's files say.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "bundle.h"
 #include "cms.h"
+#include "device.h"
+#include "fail.h"
+#include "selftest.h"
 #include "sha256.h"
 
 #define SIGNATURE_BYTES	384
 
 static unsigned int failures, checks;
 
-static void expect(int ok, const char *what, size_t where)
+void expect(int ok, const char *what, size_t where)
 {
 	checks++;
 	if (ok)
@@ -27,13 +33,7 @@ static void expect(int ok, const char *what, size_t where)
 		fprintf(stderr, "not ok: %s (%zu)\n", what, where);
 }
 
-/* A growing buffer; large enough for the sample. */
-struct out {
-	uint8_t at[4096];
-	size_t size;
-};
-
-static void put(struct out *out, const void *bytes, size_t size)
+void put(struct out *out, const void *bytes, size_t size)
 {
 	if (size > sizeof(out->at) - out->size)
 		abort();
@@ -340,6 +340,33 @@ static void test_long_forms(void)
 	       "a bin longer than the file is refused", 0);
 }
 
+/* Every refusal is one line, with an exit code that is documented. */
+static void test_refusals(void)
+{
+	struct out cms = { .size = 0 }, sample = { .size = 0 };
+	struct kerninst_request request = { .slide = 1u << 21 };
+	static const int errors[] = { EINVAL, EPERM, ENOTTY };
+	char problem[DEVICE_PROBLEM_BYTES];
+	struct bundle bundle;
+	size_t at, i;
+	int code;
+
+	make_cms(&cms, 1);
+	make_bundle(&sample, &cms);
+	expect(!bundle_problem(sample.at, sample.size, &at, &bundle),
+	       "the sample is taken", 0);
+	for (i = 0; i < 3 * (KERNINST_E_KPROBE + 2); i++) {
+		request.reason = (uint32_t)(i / 3);
+		request.index = i % 3 == 1;
+		code = device_problem(i % 3 == 2 && request.reason >=
+				      KERNINST_E_FOREIGN ? NULL : &bundle,
+				      &request, errors[i % 3], problem);
+		expect(code >= EXIT_DATA && code <= EXIT_REFUSED &&
+		       strlen(problem) > 10 && !strchr(problem, '\n'),
+		       "a refusal", i);
+	}
+}
+
 /* Bytes at random, from a seed that is printed; only crashes count. */
 static void test_noise(void)
 {
@@ -356,6 +383,7 @@ static void test_noise(void)
 		for (i = rand() % 8; i >= 0; i--)
 			copy.at[(size_t)rand() % copy.size] = (uint8_t)rand();
 		parse(copy.at, (size_t)rand() % (copy.size + 1));
+		texts_noise(copy.at + copy.size / 2, (size_t)rand() % 200);
 	}
 }
 
@@ -365,6 +393,8 @@ int main(void)
 	test_flips_and_cuts(0);
 	test_flips_and_cuts(1);
 	test_long_forms();
+	test_texts();
+	test_refusals();
 	test_noise();
 	printf("%u checks, %u failures\n", checks, failures);
 	return failures != 0;
