@@ -1,12 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * fuzz-payload: kmod/payload.c against payload-oracle.c. Each input is copied to
- * memory of its own size, so that a byte too far is seen.
+ * fuzz-payload: kmod/payload.c against payload-oracle.c; and of what it takes,
+ * what kmod/splice.c and kmod/patch.c make (splice-run.c). Each input is
+ * copied to memory of its own size, so that a byte too far is seen.
  */
 #include <string.h>
 #include "fuzz.h"
-#include "oracle.h"
 #include "payload.h"
+#include "payload-oracle.h"
+#include "splice-run.h"
+
+/* FNV-1a; of the input, so that an input is one run. */
+static uint64_t sum(const uint8_t *bytes, size_t size)
+{
+	uint64_t hash = 0xcbf29ce484222325ull;
+
+	while (size--)
+		hash = (hash ^ *bytes++) * 0x100000001b3ull;
+	return hash;
+}
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -30,6 +42,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		PROMISE(bad < size || !bad);
 	else
 		PROMISE(!reason || reason == KERNINST_E_TOO_LARGE);
+	if (!reason)
+		splice_run(&view, sum(data, size));
 	free(bytes);
 	return 0;
 }

@@ -112,7 +112,10 @@ static uint32_t edge(const struct tables *of, uint32_t old)
 		head->site_count, below(head->site_count + 1),
 		below(head->code_bytes + 1), 1u << below(32),
 		site->rva, site->rva + 2, site->rva + 5,
-		site->rva + site->length, site->rva - 126, site->rva + 129,
+		site->rva + site->length,
+		/* As far as a hop reaches, to either side. */
+		site->rva - 129, site->rva - 126, site->rva + 126,
+		site->rva + 129,
 		(uint32_t)chance,
 	};
 
@@ -284,7 +287,7 @@ static void good_site(struct tables *of, struct kerninst_site *site,
 		for (i = 0; i < of->head.site_count; i++) {
 			way = of->site[i].rva - rva - 2 + 128;
 			if (of->site[i].flags == KERNINST_SPRINGBOARD &&
-			    way < 256)
+			    way < 258)
 				break;
 		}
 		if (i == of->head.site_count)
@@ -318,7 +321,7 @@ static void add_site(struct tables *of)
 		near = &of->site[below(head->site_count)];
 		/* Beside it, in it, or where a hop reaches it. */
 		rva = near->rva + (one_in(2) ? near->length :
-				   one_in(2) ? below(16) : below(256) - 128);
+				   one_in(2) ? below(16) : below(264) - 132);
 	}
 	good_site(of, &of->site[head->site_count], rva);
 	head->site_count++;

@@ -11,7 +11,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include "oracle.h"
+#include "payload-oracle.h"
 #include "uapi/kerninst.h"
 
 struct parts {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-#ifndef ORACLE_H
-#define ORACLE_H
+#ifndef PAYLOAD_ORACLE_H
+#define PAYLOAD_ORACLE_H
 
 #include <stddef.h>
 #include <stdint.h>
