@@ -1,7 +1,9 @@
 #!/usr/bin/env node
-// In: what is to be run (demo, test or bench) and the recipes in corpora/kernels. Out: every tool that it needs is
-// installed, and every kernel that it needs lies complete in the cache, described by its got.json:
+// In: what is to be run (demo, test, bench, coverage or soak) and the recipes in corpora/kernels. Out: every tool that it
+// needs is installed, and every kernel that it needs lies complete in the cache, described by its got.json:
 //   { recipe, release, vmlinux, vmlinuz, kdir, packages: [{ name, version, bytes, sha256 }] }   paths beside got.json
+// A kernel for which a module is built and no more is had in part: NAME.build instead of NAME, without vmlinux and
+// vmlinuz, a thirtieth of what is to be fetched. A whole kernel serves for that too.
 // A recipe has name, description, release (a pattern of uname -r) and packages: the names by role, in which {release}
 // is the whole release and {abi} the part that all flavours share. linux-compiler-gcc-12-x86 is not among them: it
 // holds nothing but a dependency on gcc-12.
@@ -13,8 +15,8 @@
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
-  closeSync, createReadStream, existsSync, mkdirSync, openSync, readFileSync, readSync, readdirSync, renameSync, rmSync,
-  statSync, writeFileSync,
+  closeSync, createReadStream, existsSync, mkdirSync, openSync, readFileSync, readSync, readdirSync, realpathSync,
+  renameSync, rmSync, statSync, writeFileSync,
 } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -24,8 +26,20 @@ const HERE = dirname(fileURLToPath(import.meta.url))
 const CACHE = process.env.KERNINST_CACHE ??
   join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'kerninst')
 
-/** What each purpose boots. */
-const KERNELS = { demo: ['6.1-cloud'], test: ['6.1-cloud', '6.12-cloud'], bench: ['6.1-cloud', '6.12-cloud'], coverage: ['6.1-cloud', '6.12-cloud', '6.1-rt'] }
+/** What each purpose boots or plans for, and what it builds a module for alone. */
+const KERNELS = {
+  demo: { whole: ['6.1-cloud'] },
+  test: { whole: ['6.1-cloud', '6.12-cloud'], build: ['6.1-rt', '6.1-generic', '6.12-generic'] },
+  bench: { whole: ['6.1-cloud', '6.12-cloud'] },
+  coverage: { whole: ['6.1-cloud', '6.12-cloud', '6.1-rt'] },
+  soak: { whole: ['6.1-cloud', '6.12-cloud', '6.1-rt', '6.1-generic', '6.12-generic'] },
+}
+
+/** What is fetched of a kernel: part -> roles of packages, and what its folder must hold, by got.json's names. */
+const PARTS = {
+  whole: { suffix: '', roles: ['image', 'debug', 'headers', 'common', 'kbuild'], holds: ['vmlinux', 'vmlinuz', 'kdir'] },
+  build: { suffix: '.build', roles: ['headers', 'common', 'kbuild'], holds: ['kdir'] },
+}
 
 const EXIT_USAGE = 64
 const EXIT_UNAVAILABLE = 69
@@ -102,7 +116,18 @@ function qemuMajor() {
   return Number(/version (\d+)\./.exec(capture(path, ['--version']).stdout)?.[1] ?? 0)
 }
 
-/** Package -> whether what is needed of it is here, and whether Debian 12 has it only in its backports. */
+/** clang's libraries are in a folder of its version. */
+const inClang = name => {
+  const clang = onPath('clang')
+  if (!clang) return false
+  const folder = join(dirname(realpathSync(clang)), '../lib/clang')
+  return existsSync(folder) && readdirSync(folder).some(version => existsSync(join(folder, version, 'lib/linux', name)))
+}
+
+/**
+ * Package -> whether what is needed of it is here; whether Debian 12 has it only in its backports; the purpose that
+ * alone needs it.
+ */
 const TOOLS = [
   ['gcc-12', () => onPath('gcc-12')], // what both kernels were built with
   ['gcc', () => onPath('gcc') && onPath('cc')],
@@ -115,8 +140,12 @@ const TOOLS = [
   ['zstd', () => onPath('zstd')],
   ['xz-utils', () => onPath('xz')],
   ['bzip2', () => onPath('bzip2')],
-  ['qemu-system-x86', () => qemuMajor() >= QEMU_MAJOR, 'backports'],
+  ['qemu-system-x86', () => qemuMajor() >= QEMU_MAJOR, { suite: 'backports' }],
   ['busybox-static', () => onPath('busybox') && isStatic(onPath('busybox'))],
+  ['sparse', () => onPath('sparse'), { purpose: 'test' }],
+  ['clang', () => onPath('clang'), { purpose: 'test' }], // libFuzzer is a part of it
+  ['libclang-rt-14-dev', () => inClang('libclang_rt.fuzzer-x86_64.a') && inClang('libclang_rt.asan-x86_64.a'), { purpose: 'test' }],
+  ['llvm', () => onPath('llvm-symbolizer'), { purpose: 'test' }], // names in what a sanitizer reports
 ]
 
 /** The options with which apt also sees the backports of Debian 12, and prefers them; none on another system. */
@@ -149,9 +178,10 @@ function installTools(names, options) {
   }
 }
 
-function prepareTools() {
-  const missing = TOOLS.filter(([, present]) => !present())
-  if (missing.length === 0) return say(`tools: all ${TOOLS.length} are here`)
+function prepareTools(purpose) {
+  const needed = TOOLS.filter(([, , { purpose: only } = {}]) => only === undefined || only === purpose)
+  const missing = needed.filter(([, present]) => !present())
+  if (missing.length === 0) return say(`tools: all ${needed.length} are here`)
   const names = missing.map(([name]) => name).join(' ')
   if (!onPath('apt-get')) {
     throw new Failure(EXIT_UNAVAILABLE, `missing: ${names}, and there is no apt-get here; Debian 12 has them` +
@@ -161,10 +191,10 @@ function prepareTools() {
     throw new Failure(EXIT_UNAVAILABLE, `missing tools: ${names} (QEMU must be ${QEMU_MAJOR} or newer); ` +
       `run this once as root: node ${process.argv.slice(1).join(' ')}`)
   }
-  installTools(missing.filter(([, , suite]) => !suite).map(([name]) => name), [])
-  const backported = missing.filter(([, , suite]) => suite).map(([name]) => name)
+  installTools(missing.filter(([, , { suite } = {}]) => !suite).map(([name]) => name), [])
+  const backported = missing.filter(([, , { suite } = {}]) => suite).map(([name]) => name)
   if (backported.length > 0) installTools(backported, backports())
-  const still = TOOLS.filter(([, present]) => !present()).map(([name]) => name)
+  const still = needed.filter(([, present]) => !present()).map(([name]) => name)
   if (still.length > 0) {
     throw new Failure(EXIT_UNAVAILABLE, `installed, but still not found: ${still.join(' ')}` +
       (still.includes('qemu-system-x86') ? ` (QEMU ${QEMU_MAJOR} or newer is needed, here is ${qemuMajor() || 'none'})` : ''))
@@ -225,22 +255,23 @@ function locate(packages) {
   return all.every(one => one !== undefined) ? all : undefined
 }
 
-/** The newest release of which the mirror holds everything, all of one build. */
-function choose(recipe) {
+/** The newest release of which the mirror holds all of these roles, all of one build. */
+function choose(recipe, roles) {
   const pattern = new RegExp(`^linux-image-(${recipe.release})$`)
   const releases = capture('apt-cache', [...aptOptions, 'pkgnames', 'linux-image-']).stdout.split('\n')
     .flatMap(name => pattern.exec(name)?.[1] ?? []).sort(compareReleases).reverse()
   for (const release of releases) {
     const abi = release.replace(/-(cloud|rt)?-?amd64$/, '')
     const name = role => recipe.packages[role].replace('{release}', release).replace('{abi}', abi)
-    const roles = Object.keys(recipe.packages)
     const packages = locate(roles.map(name))
     if (!packages) {
       say(`${recipe.name}: ${release} is not whole on the mirror; looking at an older one`)
       continue
     }
     const byRole = Object.fromEntries(roles.map((role, i) => [role, packages[i]]))
-    if (byRole.image.version !== byRole.debug.version || byRole.image.version !== byRole.headers.version) {
+    // The others are named by a version, or serve every build.
+    const builds = ['image', 'debug', 'headers'].flatMap(role => byRole[role]?.version ?? [])
+    if (new Set(builds).size > 1) {
       say(`${recipe.name}: ${release} has packages of different builds on the mirror; looking at an older one`)
       continue
     }
@@ -281,22 +312,54 @@ function unpack(deb, folder, patterns) {
   }
 }
 
-/** Where a complete kernel of this recipe lies, or undefined. */
-function present(folder) {
+/** What the folder of a complete part of a kernel holds, or undefined. */
+function present(folder, { holds }) {
   const path = join(folder, 'got.json')
   if (!existsSync(path)) return undefined
   const got = JSON.parse(readFileSync(path, 'utf8'))
-  return ['vmlinux', 'vmlinuz', 'kdir'].every(key => existsSync(join(folder, got[key]))) ? got : undefined
+  return holds.every(key => existsSync(join(folder, got[key]))) ? got : undefined
 }
 
-async function prepareKernel(name, update) {
+/** vmlinuz, config and vmlinux, from the packages in `debs`. */
+function unpackImage(debs, filling, release) {
+  unpack(debs.image, filling, [`./boot/vmlinuz-${release}`, `./boot/config-${release}`])
+  unpack(debs.debug, filling, [`./usr/lib/debug/boot/vmlinux-${release}`])
+  renameSync(join(filling, 'boot', `vmlinuz-${release}`), join(filling, 'vmlinuz'))
+  renameSync(join(filling, 'boot', `config-${release}`), join(filling, 'config'))
+  renameSync(join(filling, 'usr/lib/debug/boot', `vmlinux-${release}`), join(filling, 'vmlinux'))
+}
+
+/** The folder that modules are built with, from the packages in `debs`. Returns its path in `filling`. */
+function unpackBuild(debs, filling, release) {
+  const build = join(filling, 'build')
+  mkdirSync(build)
+  for (const role of ['headers', 'common', 'kbuild']) {
+    unpack(debs[role], build, role === 'kbuild' ? ['./usr/lib/linux-kbuild-*'] : ['./usr/src/linux-headers-*'])
+  }
+  const kdir = join('build/usr/src', `linux-headers-${release}`)
+  // Newer header packages hold a vmlinux with nothing but BTF in it; with it, building a module would need pahole.
+  rmSync(join(filling, kdir, 'vmlinux'), { force: true })
+  const makefile = join(filling, kdir, 'Makefile')
+  const text = readFileSync(makefile, 'utf8')
+  // Debian's Makefile includes the common one by its installed path; beside it is where both were unpacked.
+  const moved = text.replaceAll('/usr/src/', '$(dir $(lastword $(MAKEFILE_LIST)))../')
+  if (moved === text) throw new Failure(EXIT_IO, `${makefile} is not what it was in other Debian kernels: ${text}`)
+  writeFileSync(makefile, moved)
+  return kdir
+}
+
+async function prepareKernel(name, part, update) {
   const recipe = JSON.parse(readFileSync(join(HERE, 'kernels', `${name}.json`), 'utf8'))
-  const folder = join(CACHE, 'kernels', name)
-  const had = present(folder)
+  const whole = join(CACHE, 'kernels', name)
+  // What is whole is asked for first: then nothing else is needed, nor brought up to date.
+  if (present(whole, PARTS.whole)) part = 'whole'
+  const { suffix, roles } = PARTS[part]
+  const folder = whole + suffix
+  const had = present(folder, PARTS[part])
   if (had && !update) return say(`${name}: ${had.release} is in ${folder}`)
 
   refreshLists()
-  const { release, byRole } = choose(recipe)
+  const { release, byRole } = choose(recipe, roles)
   if (had?.release === release) return say(`${name}: ${release} is still the newest`)
   const total = Object.values(byRole).reduce((sum, one) => sum + one.bytes, 0)
   say(`${name}: ${release}, ${Object.keys(byRole).length} packages, ${megabytes(total)} packed`)
@@ -308,38 +371,21 @@ async function prepareKernel(name, update) {
     for (const [role, found] of Object.entries(byRole)) debs[role] = await fetchPackage(found, join(filling, 'deb'))
 
     say(`${name}: unpacking`)
-    unpack(debs.image, filling, [`./boot/vmlinuz-${release}`, `./boot/config-${release}`])
-    unpack(debs.debug, filling, [`./usr/lib/debug/boot/vmlinux-${release}`])
-    renameSync(join(filling, 'boot', `vmlinuz-${release}`), join(filling, 'vmlinuz'))
-    renameSync(join(filling, 'boot', `config-${release}`), join(filling, 'config'))
-    renameSync(join(filling, 'usr/lib/debug/boot', `vmlinux-${release}`), join(filling, 'vmlinux'))
-    const build = join(filling, 'build')
-    mkdirSync(build)
-    for (const role of ['headers', 'common', 'kbuild']) {
-      unpack(debs[role], build, role === 'kbuild' ? ['./usr/lib/linux-kbuild-*'] : ['./usr/src/linux-headers-*'])
-    }
-    const kdir = join('build/usr/src', `linux-headers-${release}`)
-    // Newer header packages hold a vmlinux with nothing but BTF in it; with it, building a module would need pahole.
-    rmSync(join(filling, kdir, 'vmlinux'), { force: true })
-    const makefile = join(filling, kdir, 'Makefile')
-    const text = readFileSync(makefile, 'utf8')
-    // Debian's Makefile includes the common one by its installed path; beside it is where both were unpacked.
-    const moved = text.replaceAll('/usr/src/', '$(dir $(lastword $(MAKEFILE_LIST)))../')
-    if (moved === text) throw new Failure(EXIT_IO, `${makefile} is not what it was in other Debian kernels: ${text}`)
-    writeFileSync(makefile, moved)
-
+    if (part === 'whole') unpackImage(debs, filling, release)
+    const kdir = unpackBuild(debs, filling, release)
     for (const left of ['deb', 'boot', 'usr']) rmSync(join(filling, left), { recursive: true, force: true })
     const got = {
-      recipe: name, release, vmlinux: 'vmlinux', vmlinuz: 'vmlinuz', kdir,
+      recipe: name, release, ...(part === 'whole' ? { vmlinux: 'vmlinux', vmlinuz: 'vmlinuz' } : {}), kdir,
       packages: Object.values(byRole).map(({ name, version, bytes, sha256 }) => ({ name, version, bytes, sha256 })),
     }
     writeFileSync(join(filling, 'got.json'), JSON.stringify(got, null, 2) + '\n')
     // Another run may have finished the same kernel meanwhile; then its folder stays.
-    if (update || !present(folder)) {
+    if (update || !present(folder, PARTS[part])) {
       rmSync(folder, { recursive: true, force: true })
       renameSync(filling, folder)
     }
-    say(`${name}: ${release} is in ${folder} (vmlinux ${megabytes(statSync(join(folder, 'vmlinux')).size)})`)
+    if (part === 'whole') rmSync(whole + PARTS.build.suffix, { recursive: true, force: true })
+    say(`${name}: ${release} is in ${folder}`)
   } finally {
     rmSync(filling, { recursive: true, force: true })
   }
@@ -348,16 +394,17 @@ async function prepareKernel(name, update) {
 async function main(args) {
   const purposes = args.filter(arg => !arg.startsWith('-'))
   const update = args.includes('--update')
-  const kernels = KERNELS[purposes[0] ?? '']
+  const [purpose = ''] = purposes
+  const kernels = Object.hasOwn(KERNELS, purpose) ? KERNELS[purpose] : undefined
   if (!kernels || purposes.length !== 1 || args.some(arg => arg.startsWith('-') && arg !== '--update')) {
-    throw new Failure(EXIT_USAGE, 'usage: node corpora/prepare.mjs demo|test|bench|coverage [--update]')
+    throw new Failure(EXIT_USAGE, `usage: node corpora/prepare.mjs ${Object.keys(KERNELS).join('|')} [--update]`)
   }
   if (process.platform !== 'linux' || process.arch !== 'x64') {
     throw new Failure(EXIT_UNAVAILABLE, `needs Linux on x86-64; this is ${process.platform} on ${process.arch}`)
   }
-  prepareTools()
+  prepareTools(purpose)
   mkdirSync(join(CACHE, 'kernels'), { recursive: true })
-  for (const name of kernels) await prepareKernel(name, update)
+  for (const [part, names] of Object.entries(kernels)) for (const name of names) await prepareKernel(name, part, update)
 }
 
 try {

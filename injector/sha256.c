@@ -34,8 +34,9 @@ static void add_block(uint32_t state[8], const uint8_t block[BLOCK])
 	int i;
 
 	for (i = 0; i < 16; i++, block += 4)
-		schedule[i] = (uint32_t)block[0] << 24 | block[1] << 16 |
-			      block[2] << 8 | block[3];
+		schedule[i] = (uint32_t)block[0] << 24 |
+			      (uint32_t)block[1] << 16 |
+			      (uint32_t)block[2] << 8 | block[3];
 	for (; i < 64; i++) {
 		t1 = schedule[i - 15];
 		t2 = schedule[i - 2];

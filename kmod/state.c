@@ -178,8 +178,9 @@ static void heap_publish(struct kheap *heap)
 	kheap_put(old);
 }
 
-static void head_fill(struct kerninst_heap *head, const struct parcel *parcel,
-		      const struct kerninst_request *req, u64 applied_ns)
+/* Who a heap belongs to, also if the machine dies while it is applied. */
+static void head_name(struct kerninst_heap *head, const struct parcel *parcel,
+		      const struct kerninst_request *req)
 {
 	const struct kerninst_payload *from = parcel->view.head;
 
@@ -188,9 +189,6 @@ static void head_fill(struct kerninst_heap *head, const struct parcel *parcel,
 	       sizeof(head->payload_sha256));
 	head->slide = req->slide;
 	head->site_count = from->site_count;
-	head->applied_ns = applied_ns;
-	head->stop_ns = req->stop_ns;
-	WRITE_ONCE(head->state, KERNINST_HEAP_APPLIED);
 }
 
 /* What the bundle takes while it is applied, but for its counters. */
@@ -266,6 +264,7 @@ static int apply_spots(struct kerninst_request *req, struct parcel *parcel,
 		heap = kheap_alloc(head->slot_count);
 		if (!heap)
 			return kerninst_refuse(req, KERNINST_E_MEMORY);
+		head_name(heap->head, parcel, req);
 	}
 	err = kerninst_patch_complete(req, &parcel->view, heap);
 	if (err)
@@ -290,7 +289,9 @@ static int apply_spots(struct kerninst_request *req, struct parcel *parcel,
 	if (err && !outcome.standing)
 		goto put_module;
 
-	head_fill(heap->head, parcel, req, when);
+	heap->head->applied_ns = when;
+	heap->head->stop_ns = outcome.ns;
+	WRITE_ONCE(heap->head->state, KERNINST_HEAP_APPLIED);
 	heap_publish(heap);
 	now.code_bytes = head->code_bytes;
 	now.foreign = outcome.standing;

@@ -106,9 +106,9 @@ export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
     const { parts, less, ...text } = pointText(manifest, tables.siteRva, p)
     return { ...text, count: counts[row]!, perCpu: perCpuOf(p), parts: parts.map(numbersOf), less: less.map(numbersOf) }
   }
-  const { host, release, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount } = dump
+  const { host, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount } = dump
   return {
-    host, release, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount,
+    host, release: dump.release === '' ? manifest.image.release : dump.release, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount,
     manifest,
     summary: summarize(manifest),
     served,

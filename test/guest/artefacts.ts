@@ -10,12 +10,16 @@ import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { ManifestText } from '../../src/splice/manifest.js'
 
-export interface Kernel {
+/** What a module is built for. */
+export interface KernelBuild {
   readonly name: string // of the recipe: '6.1-cloud'
   readonly release: string // uname -r
+  readonly kdir: string
+}
+
+export interface Kernel extends KernelBuild {
   readonly vmlinux: string
   readonly vmlinuz: string
-  readonly kdir: string
 }
 
 export interface RunResult {
@@ -39,21 +43,21 @@ export const CLI = join(ROOT, 'dist', 'cli.js')
 const CACHE = process.env['KERNINST_CACHE'] ??
   join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'kerninst')
 
-/** A kernel that prepare.mjs has fetched; throws with the command that fetches it. */
-export function kernel(name: string): Kernel {
-  const folder = join(CACHE, 'kernels', name)
-  if (!existsSync(join(folder, 'got.json'))) {
-    throw new Error(`${name} is not in ${folder}; run \`node corpora/prepare.mjs test\``)
-  }
-  const got = JSON.parse(readFileSync(join(folder, 'got.json'), 'utf8')) as Omit<Kernel, 'name'>
-  return {
-    name,
-    release: got.release,
-    vmlinux: join(folder, got.vmlinux),
-    vmlinuz: join(folder, got.vmlinuz),
-    kdir: join(folder, got.kdir),
-  }
+/** What prepare.mjs fetched into one of these folders; throws with the command that fetches it. */
+const fetched = (name: string, folders: readonly string[]): Kernel => {
+  const all = folders.map((folder) => join(CACHE, 'kernels', folder))
+  const folder = all.find((each) => existsSync(join(each, 'got.json')))
+  if (folder === undefined) throw new Error(`${name} is not in ${all.join(' or ')}; run \`node corpora/prepare.mjs test\``)
+  const got = JSON.parse(readFileSync(join(folder, 'got.json'), 'utf8')) as Record<string, string>
+  const path = (key: string): string => join(folder, got[key] ?? '')
+  return { name, release: got['release']!, vmlinux: path('vmlinux'), vmlinuz: path('vmlinuz'), kdir: path('kdir') }
 }
+
+/** A whole kernel. */
+export const kernel = (name: string): Kernel => fetched(name, [name])
+
+/** Of a kernel, whole or in part, what a module is built with. */
+export const kernelBuild = (name: string): KernelBuild => fetched(name, [name, `${name}.build`])
 
 /** Runs a command to its end; its output is returned, whatever its status. */
 export function run(command: string, args: readonly string[]): RunResult {
@@ -97,14 +101,14 @@ export function keygen(scratch: string, name: string): Key {
 }
 
 /** Builds the module for one kernel, trusting one certificate, with further options of make. Returns the path of the .ko. */
-export function buildModule(target: Kernel, cert: string, scratch: string, options: readonly string[] = []): string {
+export function buildModule(target: KernelBuild, cert: string, scratch: string, options: readonly string[] = []): string {
   const folder = join(scratch, `kmod-${target.name}`)
   must('make', ['-C', join(ROOT, 'kmod'), `KDIR=${target.kdir}`, `CERT=${cert}`, `OUT=${folder}`, ...options])
   return join(folder, 'kerninst.ko')
 }
 
 /** Builds a module of one source file, for one kernel. Returns the path of the .ko. */
-export function buildSmallModule(target: Kernel, source: string, scratch: string): string {
+export function buildSmallModule(target: KernelBuild, source: string, scratch: string): string {
   const name = basename(source, '.c')
   const folder = join(scratch, `${name}-${target.name}`)
   mkdirSync(folder, { recursive: true })

@@ -1,0 +1,86 @@
+// Remakes corpora/fuzz: what the C fuzz targets start from (test/native/fuzz). Payloads, bundles and signatures that the
+// planner writes, for the tables of sample.ts, kernels in miniature, and functions of real kernels; what was kept until
+// now; and what a run of `npm run fuzz` left in a folder. Of all of it, for each target, as little as reaches as much.
+// In: folders that such runs left, if any: `node build/test/keep.js [FOLDER…]`. Out: an archive for each target.
+
+import { generateKeyPairSync } from 'node:crypto'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { readBundle, writeBundle } from '../src/bundle/bundle.js'
+import { parseCertificate, selfSigned } from '../src/bundle/certificate.js'
+import { signCms } from '../src/bundle/cms.js'
+import { encodePayload } from '../src/bundle/payload.js'
+import { ROOT, kernel, must, mustKerninst } from './guest/artefacts.js'
+import { TARGETS, buildTargets, keep, unpackKept, type Target } from './libfuzzer.js'
+import { sampleManifest, sampleTables, sampleTarget, tacticTables } from './sample.js'
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-keep-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+const seedFolder = (target: Target): string => join(scratch, 'seeds', target)
+for (const target of TARGETS) mkdirSync(seedFolder(target), { recursive: true })
+const seed = (target: Target, name: string, bytes: Uint8Array): void => writeFileSync(join(seedFolder(target), name), bytes)
+
+const FROM = new Date('2024-01-01T00:00:00Z')
+const UNTIL = new Date('2034-01-01T00:00:00Z')
+// ---- Signatures ----
+
+const keys = [2048, 3072, 4096].map((bits) => {
+  const key = generateKeyPairSync('rsa', { modulusLength: bits }).privateKey
+  return { key, cert: selfSigned(key, `fuzz ${bits}`, FROM, UNTIL) }
+})
+for (const [i, { key, cert }] of keys.entries()) {
+  seed('cms', `own-${i}`, signCms(Buffer.from('content'), key, parseCertificate(cert, 'certificate')))
+}
+// Issuers with more to them, and parameters that may be there or not, as openssl writes them.
+const content = join(scratch, 'content')
+writeFileSync(content, 'content')
+for (const subject of ['/C=DE/O=An Organisation/OU=One/CN=a name/emailAddress=me@here', '/CN=ünï+UID=me']) {
+  const [pem, cert, cms] = ['key.pem', 'crt.pem', 'cms'].map((name) => join(scratch, name)) as [string, string, string]
+  must('openssl', ['req', '-x509', '-utf8', '-newkey', 'rsa:2048', '-nodes', '-keyout', pem, '-out', cert, '-days', '1', '-subj', subject,
+    '-multivalue-rdn'])
+  must('openssl', ['cms', '-sign', '-binary', '-noattr', '-nocerts', '-md', 'sha256', '-outform', 'DER', '-signer', cert, '-inkey', pem,
+    '-in', content, '-out', cms])
+  seed('cms', `openssl-${subject.length}`, readFileSync(cms))
+}
+
+// ---- Payloads and bundles ----
+
+const [{ key, cert }] = keys as [(typeof keys)[number]]
+const manifest = sampleManifest()
+for (const [name, tables] of [['sample', sampleTables()], ['tactics', tacticTables()]] as const) {
+  seed('payload', name, encodePayload(sampleTarget(), tables, new Uint8Array(32)))
+}
+seed('bundle', 'sample', writeBundle({ manifest, target: sampleTarget(), tables: sampleTables() }))
+seed('bundle', 'signed', writeBundle({ manifest, target: sampleTarget(), tables: sampleTables(), key, cert }))
+
+const planned = (name: string, image: string, programs: readonly string[], isBundle: boolean): void => {
+  const bundle = join(scratch, 'bundle')
+  mustKerninst('plan', image, '-o', bundle, ...programs.flatMap((program) => ['-e', `${program} { @ = count() }`]))
+  const bytes = readFileSync(bundle)
+  seed('payload', name, readBundle(bytes).payload)
+  if (isBundle) seed('bundle', name, bytes)
+}
+const miniatures = join(ROOT, 'corpora/miniature')
+for (const source of readdirSync(miniatures).filter((name) => name.endsWith('.S'))) {
+  const image = join(scratch, 'miniature')
+  must(join(miniatures, 'build.sh'), [join(miniatures, source), image])
+  const name = source.replace('.S', '')
+  planned(name, image, ['block:*', 'entry:*', 'return:*'], true)
+}
+for (const name of ['6.1-cloud', '6.12-cloud']) {
+  const { vmlinux } = kernel(name)
+  for (const program of ['entry:vfs_read, return:vfs_read', 'block:vfs_write', 'edge:filp_close', 'block:strncpy']) {
+    planned(`${name}-${program.replaceAll(/\W+/g, '-')}`, vmlinux, [program], false)
+  }
+}
+
+// ---- As little as reaches as much ----
+
+const programs = buildTargets(join(scratch, 'build'))
+for (const target of TARGETS) {
+  const kept = unpackKept(target, join(scratch, 'kept'))
+  const from = [seedFolder(target), kept, ...process.argv.slice(2).map((folder) => join(folder, target)).filter((each) => existsSync(each))]
+  const { files, bytes } = keep(target, programs, from, scratch)
+  process.stdout.write(`${target}: ${files} inputs, ${bytes} bytes in the archive\n`)
+}

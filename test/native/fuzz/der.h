@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef DER_H
+#define DER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/*
+ * NULL if @bytes are a signature of the one shape that injector/cms.c names,
+ * else why not.
+ */
+const char *cms_objection(const uint8_t *bytes, size_t size);
+
+/* Changes DER as a tree; @room is what @data has. Returns the new size. */
+size_t der_mutate(uint8_t *data, size_t size, size_t room, unsigned int seed);
+
+#endif
