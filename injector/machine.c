@@ -177,6 +177,8 @@ enum known machine_enforces_signatures(char ret[MACHINE_TEXT])
 
 	if (access("/sys/module", F_OK))
 		return say(ret, UNKNOWN, "unknown: sysfs is not mounted");
+	if (machine_lockdown(line) == YES)
+		return say(ret, YES, "enforced by the lockdown: kerninst.ko must be signed for this kernel");
 	if (file_line("/sys/module/module/parameters/sig_enforce", line,
 		      sizeof(line)))
 		return say(ret, NO, "not checked by this kernel");
@@ -192,7 +194,7 @@ enum known machine_module_signed(char ret[MACHINE_TEXT])
 	if (file_line("/sys/module/kerninst/taint", line, sizeof(line)))
 		return say(ret, UNKNOWN, "unknown whether it is signed");
 	if (strchr(line, 'E'))
-		return say(ret, NO, "not signed by whom this kernel trusts");
+		return say(ret, NO, "not signed with a key that this kernel trusts");
 	/* A kernel that checks no signature taints for none either. */
 	if (access("/sys/module/module/parameters/sig_enforce", F_OK))
 		return say(ret, UNKNOWN, machine_enforces_signatures(enforced) ==
@@ -219,7 +221,7 @@ enum known machine_preemption(char ret[MACHINE_TEXT])
 	if (!file_line("/proc/cmdline", line, sizeof(line)) &&
 	    !machine_parameter(line, "preempt", ret, MACHINE_TEXT))
 		return YES;
-	return say(ret, UNKNOWN, "any (PREEMPT_DYNAMIC): which one is unknown, debugfs is not mounted");
+	return say(ret, UNKNOWN, "any (PREEMPT_DYNAMIC): which one, debugfs does not tell");
 }
 
 enum known machine_call_depth_tracking(void)
@@ -275,8 +277,10 @@ enum known machine_monitors(char ret[MACHINE_TEXT])
 
 	if (!access("/proc/sys/lkrg", F_OK))
 		loaded = YES;
+	if (loaded == UNKNOWN && !access("/proc/self", F_OK))
+		loaded = NO;	/* a kernel without modules */
 	if (loaded == UNKNOWN)
-		return say(ret, UNKNOWN, "unknown: /proc/modules cannot be read");
+		return say(ret, UNKNOWN, "unknown: procfs is not mounted");
 	if (loaded == NO)
 		return say(ret, NO, "none known to object to changed kernel text");
 	validate = lkrg_setting("kint_validate", 3);

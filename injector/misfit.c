@@ -108,7 +108,7 @@ static const struct kprobe *find_kprobe(const struct misfit *misfit,
 	return last;
 }
 
-/* A jump or call out of the kernel's own text. Returns 0: it is none. */
+/* Where a new jump or call leads. Returns 0: it is none, or that tells nothing. */
 static int say_target(const struct misfit *misfit,
 		      const struct neighbours *all, char ret[MISFIT_TEXT])
 {
@@ -118,7 +118,7 @@ static int say_target(const struct misfit *misfit,
 	int32_t disp;
 
 	if ((misfit->live[0] != JMP32 && misfit->live[0] != CALL32) ||
-	    misfit->length < 5)
+	    misfit->length < 5 || !memcmp(misfit->live, misfit->expected, 5))
 		return 0;
 	memcpy(&disp, misfit->live + 1, sizeof(disp));
 	target = misfit->address + 5 + (uint64_t)(int64_t)disp;
@@ -128,11 +128,21 @@ static int say_target(const struct misfit *misfit,
 		    module->name);
 		return 1;
 	}
-	neighbours_symbol(all, target, symbol);
-	if (misfit->live[0] != misfit->expected[0] || symbol[0])
+	/* Where symbols are hidden, all addresses look alike. */
+	if (!misfit->symbol[0])
 		return 0;
-	say(ret, "it leads to 0x%" PRIx64 ", which is neither in the kernel nor in a module: looks like a trampoline of ftrace, BPF or a kprobe",
-	    target);
+	neighbours_symbol(all, target, symbol);
+	if (!symbol[0])
+		say(ret, "it leads to 0x%" PRIx64 ", which is neither in the kernel nor in a module: looks like a trampoline of ftrace, BPF or a kprobe",
+		    target);
+	else if (misfit->live[0] != misfit->expected[0])
+		return 0;
+	else if (!offset_of(symbol))
+		say(ret, "it leads to %.100s now: looks like a static call",
+		    symbol);
+	else
+		say(ret, "it leads to %.100s now: other text than planned for",
+		    symbol);
 	return 1;
 }
 

@@ -93,6 +93,7 @@ static void look_at_signature(struct preflight *all,
 		[KERNINST_TRUST_KERNEL] = "trusted by the kernel's keyrings",
 	};
 	uint32_t trust = all->request.trust;
+	const char *by;
 
 	if (!bytes->size && status && status->unsigned_ok) {
 		list_add(&all->list, "signature", NOTE, "none, and this kerninst.ko takes that: the kernel will be tainted");
@@ -106,9 +107,10 @@ static void look_at_signature(struct preflight *all,
 	cms_signer(bytes->at, bytes->size, &all->signer);
 	if (trust >= sizeof(trusts) / sizeof(*trusts))
 		trust = KERNINST_TRUST_NONE;
+	by = status ? trusts[trust] : "whether it is trusted, the module says";
 	list_add(&all->list, "signature", trust ? FINE : NOTE,
 		 "by \"%s\", serial number %s: %s", all->signer.issuer,
-		 all->signer.serial, trusts[trust]);
+		 all->signer.serial, by);
 }
 
 static void look_at_module(struct preflight *all,
@@ -342,7 +344,7 @@ static void look_at_others(struct preflight *all)
 		 NOTE : FINE, "kprobes %s, traced functions %s, livepatches %s%s%s",
 		 number(kprobes, a), number(traced, b), number(patches, c),
 		 patches > 0 ? ": functions that these replace no longer run, and count nothing" : "",
-		 kprobes < 0 || traced < 0 ? " (debugfs or tracefs is not mounted)" : "");
+		 kprobes < 0 || traced < 0 ? " (debugfs or tracefs cannot be read)" : "");
 }
 
 static void look_at_machine(struct preflight *all)
