@@ -167,17 +167,19 @@ static uint64_t sum_hits(int device, const struct kerninst_status *status)
 	const uint64_t *area;
 	uint64_t sum = 0;
 	uint32_t cpu, slot;
+	void *map;
 
-	head = mmap(NULL, status->heap_bytes, PROT_READ, MAP_SHARED, device, 0);
-	if (head == MAP_FAILED)
+	map = mmap(NULL, status->heap_bytes, PROT_READ, MAP_SHARED, device, 0);
+	if (map == MAP_FAILED)
 		return 0;
+	head = map;
 	for (cpu = 0; cpu < head->cpu_count; cpu++) {
-		area = (const uint64_t *)((const uint8_t *)head +
+		area = (const void *)((const uint8_t *)map +
 			head->header_bytes + cpu * head->cpu_stride);
 		for (slot = 0; slot < head->slot_count; slot++)
 			sum += area[slot];
 	}
-	munmap((void *)head, status->heap_bytes);
+	munmap(map, status->heap_bytes);
 	return sum;
 }
 

@@ -12,7 +12,10 @@
 #include <string.h>
 #include "bundle.h"
 #include "cms.h"
+#include "machine.h"
+#include "misfit.h"
 #include "sha256.h"
+#include "text.h"
 
 #define SIGNATURE_BYTES	384
 
@@ -359,8 +362,93 @@ static void test_noise(void)
 	}
 }
 
+/* What people type. */
+static void test_durations(void)
+{
+	static const struct {
+		const char *text;
+		uint64_t ns;	/* 0: refused */
+	} cases[] = {
+		{ "500ms", 500000000 }, { "1s", 1000000000 },
+		{ "10s", 10000000000 }, { "5m", 300000000000 },
+		{ "2h", 7200000000000 }, { "0s", 0 }, { "", 0 }, { "s", 0 },
+		{ "10", 0 }, { "-1s", 0 }, { " 1s", 0 }, { "1 s", 0 },
+		{ "1sx", 0 }, { "1.5s", 0 }, { "99999h", 0 },
+		{ "18446744073709551616s", 0 }, { "18446744073709551615ms", 0 },
+	};
+	uint64_t ns;
+	size_t i;
+	int code;
+
+	for (i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		code = text_duration(cases[i].text, &ns);
+		expect(cases[i].ns ? !code && ns == cases[i].ns : code == -1,
+		       "a duration", i);
+	}
+	expect(!text_number("1000", 1000, &ns) && ns == 1000, "a number", 0);
+	expect(text_number("1001", 1000, &ns) && text_number("0", 1000, &ns) &&
+	       text_number("1x", 1000, &ns) && text_number("", 1000, &ns),
+	       "no number is refused", 0);
+}
+
+/* What the kernel's files say. */
+static void test_kernel_files(void)
+{
+	/* A note of Xen's, then the build id: ELF notes are 4-aligned. */
+	static const uint8_t notes[] = {
+		4, 0, 0, 0, 3, 0, 0, 0, 6, 0, 0, 0, 'X', 'e', 'n', 0, 1, 2, 3, 0,
+		4, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0, 'G', 'N', 'U', 0,
+		0xa0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17,
+		18, 0xb3,
+	};
+	uint8_t id[20], huge[12] = { 0xff, 0xff, 0xff, 0xff };
+	char chosen[8];
+	uint64_t address;
+	int disabled, optimized;
+	size_t i;
+
+	expect(!machine_build_id(notes, sizeof(notes), id) && id[0] == 0xa0 &&
+	       id[19] == 0xb3, "a build id", 0);
+	for (i = 0; i < sizeof(notes); i++)
+		expect(machine_build_id(notes, i, id), "half a note", i);
+	expect(machine_build_id(huge, sizeof(huge), id), "a huge note", 0);
+	expect(!machine_chosen("none [full] x", '[', ']', chosen,
+			       sizeof(chosen)) && !strcmp(chosen, "full"),
+	       "the chosen one", 0);
+	expect(machine_chosen("none", '[', ']', chosen, sizeof(chosen)) &&
+	       machine_chosen("[none", '[', ']', chosen, sizeof(chosen)) &&
+	       machine_chosen("[confidentiality]", '[', ']', chosen,
+			      sizeof(chosen)), "none chosen, or too long", 0);
+	expect(!misfit_kprobe_line("ffffffff8120c5e0  k  vfs_read+0x13    [DISABLED][OPTIMIZED]\n",
+				   &address, &disabled, &optimized) &&
+	       address == 0xffffffff8120c5e0 && disabled && optimized,
+	       "a kprobe", 0);
+	expect(!misfit_kprobe_line("ffffffff8120c5e0  r  vfs_read+0x0    [FTRACE]\n",
+				   &address, &disabled, &optimized) &&
+	       !disabled && !optimized, "a kprobe", 1);
+	expect(misfit_kprobe_line("0000000000000000  k  vfs_read+0x13\n",
+				  &address, &disabled, &optimized) &&
+	       misfit_kprobe_line("what", &address, &disabled, &optimized),
+	       "no kprobe, or one whose address is hidden", 0);
+}
+
+/* Bytes of others on their way to a program. */
+static void test_json(void)
+{
+	char text[64] = "";
+	FILE *file = fmemopen(text, sizeof(text), "w");
+
+	text_json(file, "a\"b\\c\n\x7f\xc3\xa9");
+	fclose(file);
+	expect(!strcmp(text, "\"a\\\"b\\\\c\\u000a\\u007f\\u00c3\\u00a9\""),
+	       "a JSON string", 0);
+}
+
 int main(void)
 {
+	test_durations();
+	test_kernel_files();
+	test_json();
 	test_sha256();
 	test_flips_and_cuts(0);
 	test_flips_and_cuts(1);
