@@ -4,16 +4,17 @@
 // In: folders that such runs left, if any: `node build/test/keep.js [FOLDER…]`. Out: an archive for each target.
 
 import { generateKeyPairSync } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { readBundle, writeBundle } from '../src/bundle/bundle.js'
 import { parseCertificate, selfSigned } from '../src/bundle/certificate.js'
 import { signCms } from '../src/bundle/cms.js'
-import { encodePayload } from '../src/bundle/payload.js'
+import { decodePayload, encodePayload } from '../src/bundle/payload.js'
 import { ROOT, kernel, must, mustKerninst } from './guest/artefacts.js'
 import { TARGETS, buildTargets, keep, unpackKept, type Target } from './libfuzzer.js'
-import { sampleManifest, sampleTables, sampleTarget, tacticTables } from './sample.js'
+import { NONE, sampleManifest, sampleTables, sampleTarget, tacticTables } from './sample.js'
+import type { PatchTables, TargetIdentity } from '../src/splice/tables.js'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-keep-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
@@ -46,11 +47,47 @@ for (const subject of ['/C=DE/O=An Organisation/OU=One/CN=a name/emailAddress=me
 
 // ---- Payloads and bundles ----
 
+/** All that has a limit is at it, so that the next value is one change away: forms, fixups, places, ways of hops. */
+const limitTables = (): PatchTables => {
+  const rows = [
+    [0x000000, 2, 2, 3, 0, 0, 0, NONE, 0], //    0: hop, to 2, as far forward as there is
+    [0x000002, 0, 15, 0, 0, 1, 11, NONE, 0], //  1: an instruction of 15 bytes, adjusted at its end
+    [0x000081, 99, 5, 0, 2, 2, 1, NONE, 0], //   2: springboard, to the last byte of the code
+    [0x0000ff, 2, 15, 3, 0, 0, 0, NONE, 0], //   3: hop, to 2, as far back as there is
+    [0x000200, 0, 16, 0, 1, 2, 12, 99, 0], //    4: window
+    [0x000205, 6, 2, 3, 2, 0, 0, NONE, 0], //    5: link, as near to its start as may be
+    [0x00020b, 0, 5, 0, 2, 1, 0, NONE, 0], //    6: springboard, up to its end
+    [0x000300, 0, 5, 0, 0, 0, 0, 95, 7], //      7: of a class of forms, its tail the last bytes of the code
+    [0xfffff1, 0, 15, 0, 0, 0, 0, NONE, 0], //   8: up to the end of the text
+  ]
+  const column = (i: number): number[] => rows.map((row) => row[i]!)
+  return {
+    ...sampleTables(),
+    siteCount: rows.length,
+    siteRva: Uint32Array.from(column(0)), sitePatch: Uint32Array.from(column(1)), siteLength: Uint8Array.from(column(2)),
+    siteKind: Uint8Array.from(column(3)), siteFlags: Uint8Array.from(column(4)), siteRelocKind: Uint8Array.from(column(5)),
+    siteRelocOffset: Uint8Array.from(column(6)), siteTail: Uint32Array.from(column(7)), siteFormClass: Uint8Array.from(column(8)),
+    siteExpected: Uint8Array.from(rows.flatMap((row) => Array.from({ length: 16 }, (_, i) => (i < row[2]! ? 0x90 + i : 0)))),
+    fixupCount: 4,
+    fixupOffset: Uint32Array.of(0, 64, 72, 86),
+    fixupValue: Uint32Array.of(0x80000000, 3, 0, 0x1ffffff),
+    fixupKind: Uint8Array.of(2, 3, 1, 0),
+    fixupTrail: Uint8Array.of(10, 0, 0, 10),
+  }
+}
+const limitTarget: TargetIdentity = {
+  ...sampleTarget(), buildIdRva: 0x2000000 - 20, anchors: [0x1ffffff, 0, 0x1ffffff], kprobes: [0x1fffff8, 0],
+}
+
 const [{ key, cert }] = keys as [(typeof keys)[number]]
 const manifest = sampleManifest()
 for (const [name, tables] of [['sample', sampleTables()], ['tactics', tacticTables()]] as const) {
   seed('payload', name, encodePayload(sampleTarget(), tables, new Uint8Array(32)))
 }
+const limits = encodePayload(limitTarget, limitTables(), new Uint8Array(32))
+decodePayload(limits) // throws where one is past it
+seed('payload', 'limits', limits)
+copyFileSync(join(seedFolder('payload'), 'limits'), join(ROOT, 'corpora/fuzz/payload-limits'))
 seed('bundle', 'sample', writeBundle({ manifest, target: sampleTarget(), tables: sampleTables() }))
 seed('bundle', 'signed', writeBundle({ manifest, target: sampleTarget(), tables: sampleTables(), key, cert }))
 

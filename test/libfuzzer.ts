@@ -4,7 +4,7 @@
 // input that broke something. Left out: what is promised, which the targets know.
 
 import { spawn } from 'node:child_process'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
@@ -22,17 +22,18 @@ const MAX_MB = 1024
 const KEPT = join(ROOT, 'corpora/fuzz')
 const archive = (target: Target): string => join(KEPT, `${target}.tar.gz`)
 
-/** Builds all targets, of the sources or of changed copies: make's KMOD=… or INJECTOR=…. Returns the folder. */
-export const buildTargets = (folder: string, options: readonly string[] = []): string => {
-  must('make', ['-j2', '-C', join(ROOT, 'test/native/fuzz'), `OUT=${folder}`, ...options])
+/** Builds targets, of the sources or of changed copies: make's KMOD=… or INJECTOR=…. Returns the folder. */
+export const buildTargets = (folder: string, targets: readonly Target[] = TARGETS, options: readonly string[] = []): string => {
+  must('make', ['-j2', '-C', join(ROOT, 'test/native/fuzz'), `OUT=${folder}`, ...options, ...targets.map((target) => join(folder, `fuzz-${target}`))])
   return folder
 }
 
-/** Puts the kept inputs of a target in a folder below this one. Returns it. */
+/** Puts the kept inputs of a target in a folder below this one, those that have found something too. Returns it. */
 export const unpackKept = (target: Target, folder: string): string => {
   const to = join(folder, target)
   mkdirSync(to, { recursive: true })
   if (existsSync(archive(target))) must('tar', ['-xzf', archive(target), '-C', to])
+  for (const name of readdirSync(KEPT).filter((each) => each.startsWith(`${target}-`))) copyFileSync(join(KEPT, name), join(to, name))
   return to
 }
 

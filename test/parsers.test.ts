@@ -49,7 +49,7 @@ for (const [target, path, from, to] of PLANTS) {
     const source = readFileSync(join(copy, file), 'utf8')
     t.equal(source.split(from).length, 2, 'the place is there')
     writeFileSync(join(copy, file), source.replace(from, to))
-    const programs = buildTargets(join(copy, 'build'), [`${folder === 'kmod' ? 'KMOD' : 'INJECTOR'}=${copy}`])
+    const programs = buildTargets(join(copy, 'build'), [target], [`${folder === 'kmod' ? 'KMOD' : 'INJECTOR'}=${copy}`])
     const { finding, tried } = await fuzz(target, programs, { from: kept.get(target)!, seconds: PLANT_SECONDS, seed })
     t.match(finding?.what, /the oracle|broken/, `by ${tried} inputs`)
     if (finding !== undefined) {

@@ -88,7 +88,7 @@ workload -t 100000 & load=$!
 fault=/sys/module/kerninst/parameters/fault
 echo "p:kp $(cat /window)" > /sys/kernel/tracing/kprobe_events || fail kprobe
 echo 1 > /sys/kernel/tracing/events/kprobes/enable
-want=76; refused kerninst-inject apply /bundle
+want=77; refused kerninst-inject apply /bundle
 echo 0 > /sys/kernel/tracing/events/kprobes/enable
 echo > /sys/kernel/tracing/kprobe_events
 same

@@ -27,6 +27,7 @@ static const char *const key[5] = {
 struct frame {
 	uint8_t version;
 	struct bytes part[3];	/* manifest, payload, signature */
+	int longer;		/* of which part the length is too long; 0: of none */
 };
 
 /* ---- reading what need not be right, writing what is ---- */
@@ -63,6 +64,7 @@ static bool read_frame(const uint8_t *at, size_t size, struct frame *ret)
 
 	if (!skip(&at, end, 1 + 7 + 16 + 8) || at == end)
 		return false;
+	ret->longer = 0;
 	ret->version = *at++;
 	for (i = 0; i < 3; i++)
 		if (!skip(&at, end, 1 + strlen(key[2 + i])) ||
@@ -102,6 +104,8 @@ static size_t write_frame(uint8_t *out, const struct frame *of)
 		at = put_text(at, key[2 + i]);
 		width = of->part[i].size < 0x100 ? 1 :
 			of->part[i].size < 0x10000 ? 2 : 4;
+		if (of->longer == i + 1 && width < 4)
+			width *= 2;
 		*at++ = width == 1 ? 0xc4 : width == 2 ? 0xc5 : 0xc6;
 		while (width--)
 			*at++ = (uint8_t)(of->part[i].size >> 8 * width);
@@ -248,6 +252,8 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t room,
 				(uint8_t)(1u << below(8));
 		frame.part[1].at = payload;
 	}
+	if (one_in(16))
+		frame.longer = 1 + (int)below(3);
 	done = write_frame(out, &frame);
 	if (done > room)
 		return LLVMFuzzerMutate(data, size, room);

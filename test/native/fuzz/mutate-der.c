@@ -162,10 +162,16 @@ static void change_contents(struct node *of)
 		0, 1, 2, 20, 21, 22, 127, 128, 255, 256, 257, 383, 384, 512, 513,
 	};
 
+	static const uint8_t firsts[] = { 0x00, 0x01, 0x7f, 0x80, 0xff };
+
 	if (of->child != NONE || size + 600 > room)
 		return;
 	memcpy(scratch + scratched, of->at, size);
-	if (one_in(3)) {
+	if (size && one_in(4)) {
+		/* What an integer may not begin with, or must. */
+		scratch[scratched + below(size > 1 ? 2 : 1)] =
+			firsts[below(sizeof(firsts))];
+	} else if (one_in(3)) {
 		of->size = sizes[below(sizeof(sizes) / sizeof(*sizes))];
 		if (of->size > size)
 			memset(scratch + scratched + size, (int)below(256),

@@ -363,6 +363,23 @@ static void add_fixup(struct tables *of)
 	of->head.fixup_count++;
 }
 
+/* The same again: a form for good, a site behind its first. */
+static void add_again(struct tables *of)
+{
+	struct kerninst_payload *head = &of->head;
+	struct kerninst_site *site;
+
+	if (one_in(2) && head->form_count && head->form_count < MAX_FORMS) {
+		of->form[head->form_count] = of->form[below(head->form_count)];
+		head->form_count++;
+	} else if (head->site_count && head->site_count < MAX_SITES) {
+		site = &of->site[head->site_count];
+		*site = of->site[below(head->site_count)];
+		site->rva += site->length;
+		head->site_count++;
+	}
+}
+
 /* Take entry @index out of a table of @count. */
 #define TAKE_OUT(entry, index, count) \
 	memmove(&(entry)[index], &(entry)[(index) + 1], \
@@ -398,7 +415,7 @@ static void change(struct tables *of)
 {
 	const struct kerninst_payload *head = &of->head;
 
-	switch (below(12)) {
+	switch (below(13)) {
 	case 0:
 		change_head(of);
 		break;
@@ -426,6 +443,9 @@ static void change(struct tables *of)
 		break;
 	case 10:
 		add_fixup(of);
+		break;
+	case 11:
+		add_again(of);
 		break;
 	default:
 		take_out(of);
@@ -522,7 +542,8 @@ static size_t finish(struct tables *of, uint8_t *data, size_t size, size_t room)
 		offsetof(struct kerninst_payload, code_offset),
 		offsetof(struct kerninst_payload, code_bytes),
 	};
-	uint32_t value;
+	struct kerninst_site site;
+	uint32_t value, one, other;
 	size_t done, at;
 
 	if (!one_in(8)) {
@@ -533,6 +554,13 @@ static size_t finish(struct tables *of, uint8_t *data, size_t size, size_t room)
 			part_sites(of);
 			part_fixups(of);
 		}
+	}
+	if (of->head.site_count && one_in(12)) {
+		one = below(of->head.site_count);
+		other = below(of->head.site_count);
+		site = of->site[one];
+		of->site[one] = of->site[other];
+		of->site[other] = site;
 	}
 	done = put_together(of, data, room);
 	if (!done)
