@@ -9,14 +9,17 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
-import { readBundle } from '../src/bundle/bundle.js'
+import { readBundle, writeBundle } from '../src/bundle/bundle.js'
+import { readCertificateDer, readKey } from '../src/bundle/keys.js'
 import { HEAP, SIZE } from '../src/bundle/layout.js'
 import { readDump } from '../src/dump/dump.js'
+import { EXPECTED_BYTES, SITE_KIND } from '../src/splice/tables.js'
 import { buildInjector, buildModule, kernel, keygen, manifest, must, plan, program, type Key, type Kernel } from './guest/artefacts.js'
 import { runGuest, type GuestResult } from './guest/guest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
-const GUEST_SECONDS = 240
+const GUEST_SECONDS = 300
+const CHANGED = 30 // sites of a bundle that are not as planned
 const POINTS = 'block:vfs_*, entry:do_*, return:do_*, entry:__x64_sys_getpid { @ = count() }'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-check-'))
@@ -63,6 +66,13 @@ keep text $K check /bundle
 keep other $K check --json /other
 keep stranger $K check --json /stranger
 keep unsigned $K check --json /unsigned
+keep changed $K check --json /changed
+keep changed-text $K check /changed
+refused 76 $K apply /changed
+echo vfs_read > /sys/kernel/tracing/set_ftrace_filter
+echo function > /sys/kernel/tracing/current_tracer || fail ftrace
+keep traced $K check --json /bundle
+echo nop > /sys/kernel/tracing/current_tracer
 R='request /payload /signature'
 for request in check:1 apply:1; do refused 1 $R $request; grep -q 'errno 62 reason 16' /tmp/said || fail "$request: no stop takes a nanosecond"; done
 same
@@ -100,11 +110,23 @@ sleep 1; is applied
 kill -KILL $job; wait $job
 i=0; while [ "$(state)" != removed ]; do i=$((i + 1)); [ $i -lt 100 ] || fail 'killed, and not removed'; sleep 0.1; done
 same
+# Ignored from the start, by a shell for a job in the background (SIGINT) and by nohup.
+(trap '' HUP; exec $K apply --for 6s -o /tmp/hung-up /bundle > /tmp/said 2>&1) & job=$!
+sleep 1; is applied; kill -HUP $job; kill -INT $job; sleep 0.5; is applied
+wait $job || fail 'a run that was hung up'
+is removed; same; [ -s /tmp/hung-up ] || fail 'its dump'
+mkdir /small; mount -t tmpfs -o size=8k none /small
+$K apply --for 5s --every 500ms -o /small/full /bundle > /tmp/said 2>&1 & job=$!
+sleep 1.2; is applied; wait $job; [ $? = 74 ] || fail 'a full disk'
+is removed; same; [ -z "$(ls /small)" ] || fail 'half a dump'
+try $K dump -o /tmp/saved
 try $K apply /bundle
 workload 1 || exit 1
 try $K dump -o /out/before
 try $K reset
 try $K dump -o /out/after
+$K status > /out/status-text
+try $K dump --every 1h --count 1 -o /tmp/one
 try $K dump --every 100ms --count 3 -o /tmp/series
 [ "$(echo /tmp/series*)" = '/tmp/series.0001 /tmp/series.0002 /tmp/series.0003' ] || fail "series: $(echo /tmp/series*)"
 try $K remove --max-stop-ms 5000
@@ -121,6 +143,7 @@ try $R open drop status
 is removed
 refused 64 $K applaud; refused 64 $K apply; refused 64 $K apply --for 1x -o /tmp/x /bundle; refused 64 $K apply --every 1s /bundle
 refused 64 $K dump; refused 64 $K dump -o; refused 64 $K remove /bundle; refused 64 $K dump --count 3 -o /tmp/x; refused 64 $K check --for 1s /bundle
+refused 64 $K dump -o --every 1s; refused 64 $K dump -o /tmp/x -o /tmp/y; refused 64 $K remove --max-stop-ms=5
 refused 65 $K apply /version
 refused 66 $K check /missing
 echo integrity > /sys/kernel/security/lockdown || fail lockdown
@@ -130,6 +153,7 @@ try $K remove
 same
 try rmmod kerninst
 refused 1 insmod /kerninst.ko
+keep locked-out $K check --json /bundle
 dmesg | grep -E 'WARNING:|BUG:|Oops:|stall|lockup|general protection|Call Trace:' && exit 2
 exit 0
 `
@@ -140,7 +164,12 @@ interface Checked {
   readonly exit: number
   readonly checks: readonly { readonly check: string; readonly verdict: string; readonly text: string }[]
   readonly sites: number
-  readonly misfits: readonly { readonly symbol: string; readonly reason: string; readonly why: string }[]
+  readonly kernel: { readonly release: string; readonly buildId: string; readonly plannedFor: string }
+  readonly signature: { readonly issuer: string | null; readonly trustedBy: string }
+  readonly misfitCount: number
+  readonly misfits: readonly {
+    readonly symbol: string; readonly reason: string; readonly expected: string; readonly found: string; readonly why: string
+  }[]
 }
 
 const sum = (bytes: Buffer): bigint => {
@@ -167,7 +196,9 @@ const judgeChecks = (t: Test, result: GuestResult, site: string): void => {
   }
   expect('absent', 76, 'module', 'refuses', /load kerninst\.ko/)
   const fits = expect('fits', 0, 'sites', 'ok', /can be spliced/)
-  t.same(fits.misfits, [])
+  t.same([fits.misfits, fits.misfitCount], [[], 0])
+  t.equal(fits.kernel.buildId, fits.kernel.plannedFor)
+  t.equal(fits.signature.trustedBy, 'module')
   expect('fits', 0, 'signature', 'ok', /by "(kerninst own|Module signing key)".*by kerninst\.ko itself/)
   expect('fits', 0, 'preemption', 'ok', /^full$/)
   expect('fits', 0, 'lockdown', 'ok', /^none$/)
@@ -176,6 +207,15 @@ const judgeChecks = (t: Test, result: GuestResult, site: string): void => {
   expect('other', 76, 'kernel', 'refuses', /has build id .* for/)
   expect('stranger', 77, 'key', 'refuses', /does not trust/)
   expect('unsigned', 77, 'signature', 'refuses', /none/)
+  const { misfits, misfitCount } = expect('changed', 76, 'sites', 'refuses', new RegExp(`^${CHANGED} of \\d+ cannot be spliced$`))
+  t.same([misfits.length, misfitCount], [CHANGED, CHANGED], 'all sites that do not suit are listed')
+  for (const { symbol, reason, expected, found, why } of misfits) {
+    t.ok(/^\S+\+0x[0-9a-f]+$/.test(symbol) && reason === 'site-bytes' && expected !== found && why !== '', `${symbol}: ${why}`)
+  }
+  const shown = result.files.get('changed-text')?.toString('utf8') ?? ''
+  t.equal([...shown.matchAll(/^ {2}0x[0-9a-f]+ \S+\+0x[0-9a-f]+, link-time 0x[0-9a-f]+\n {4}expected {2}.*\n {4}found {5}.*\n {4}\w/gm)].length, 20)
+  t.match(shown, new RegExp(`^ {2}and ${CHANGED - 20} more; check --json lists them$`, 'm'))
+  expect('traced', 0, 'others', 'ok', /traced functions 1,/)
   for (const [name, why] of [['registered', /disabled kprobe/], ['enabled', /an? (optimized )?kprobe/]] as const) {
     const { misfits } = expect(name, 77, 'sites', 'refuses', /cannot be spliced/)
     t.ok(misfits.length > 0 && misfits.every(({ reason }) => reason === 'kprobe'), `${name}: ${misfits.length} sites in its reach`)
@@ -183,6 +223,7 @@ const judgeChecks = (t: Test, result: GuestResult, site: string): void => {
   }
   expect('busy', 77, 'applied', 'refuses', /already/)
   expect('locked', 0, 'lockdown', 'note', /^integrity$/)
+  expect('locked-out', 76, 'module signatures', 'note', /^enforced by the lockdown/)
   t.match(result.files.get('text')?.toString('utf8') ?? '', /^sites +ok +\d+ can be spliced$[^]*^The bundle can be applied here\.$/m)
 }
 
@@ -191,6 +232,9 @@ const judgeDumps = (t: Test, result: GuestResult): void => {
   const status = JSON.parse(file('status').toString('utf8')) as { schema: string; state: string; tied: boolean; hits: string }
   t.match(status, { schema: 'kerninst.status/1', state: 'applied', tied: true })
   t.ok(BigInt(status.hits) > 0n)
+  for (const line of ['state applied', 'resets 1', 'tied no', String.raw`hits \d+`, String.raw`memory-bytes \d+`, String.raw`counted-seconds \d+\.\d{3}`]) {
+    t.match(file('status-text').toString('utf8'), new RegExp(`^${line}$`, 'm'))
+  }
   const [one, two, last] = ['timed.0001', 'timed.0002', 'timed'].map((name) => sum(file(name)))
   t.ok(one! > 0n && two! >= one! && last! >= two!, `a series grows: ${one}, ${two}, ${last}`)
   t.equal(readDump(file('timed')).state, 'removed')
@@ -201,6 +245,18 @@ const judgeDumps = (t: Test, result: GuestResult): void => {
   t.ok(dump.resets === 1 && dump.resetNs > dump.appliedNs && dump.snapshotNs > dump.resetNs, 'a dump tells of the reset')
   t.equal(file('after').readBigUInt64LE(SIZE.dump + HEAP.slide), 0n, 'a dump does not tell where the kernel lies')
   t.equal(file('after').readBigUInt64LE(SIZE.dump + HEAP.directoryPfn), 0n, 'nor where its counters do')
+}
+
+/** The same bundle, but that some sites' last byte is another one: text that is not what was planned for. */
+const changed = (bundle: string, { key, cert }: Key): Uint8Array => {
+  const { manifest, decoded: { target, tables } } = readBundle(readFileSync(bundle))
+  let left = CHANGED
+  for (let site = 0; site < tables.siteCount && left > 0; site++) {
+    if (tables.siteKind[site] !== SITE_KIND.jmp || [tables.siteFlags, tables.siteFormClass, tables.siteRelocKind].some((of) => of[site] !== 0)) continue
+    tables.siteExpected[EXPECTED_BYTES * site + tables.siteLength[site]! - 1]! ^= 0x40
+    left--
+  }
+  return writeBundle({ manifest, target, tables, key: readKey(key), cert: readCertificateDer(cert) })
 }
 
 const prepare = (target: Kernel, key: Key): { bundle: string; site: string } => {
@@ -247,6 +303,7 @@ for (const [turn, name] of KERNELS.entries()) {
         { path: 'stranger', from: planned('stranger', 'entry:vfs_read { @ = count() }', stranger) },
         { path: 'unsigned', from: unsigned },
         { path: 'version', from: version },
+        { path: 'changed', from: changed(bundle, key) },
         ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
       ],
       script: SHELL + LOOK + RUN,
