@@ -13,13 +13,18 @@ import t, { type Test } from 'tap'
 import {
   ROOT, buildInjector, buildModule, buildSmallModule, kernel, keygen, manifest, must, plan, program, type Kernel,
 } from './guest/artefacts.js'
+import { planCycles, runCycles } from './guest/cycles.js'
 import { busybox, initramfs, runGuest, type GuestFile, type GuestJob, type GuestResult } from './guest/guest.js'
 import type { Monitor } from './guest/qmp.js'
+import { lottery, seed, seedNote } from './lottery.js'
 import type { ManifestText } from '../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const GUEST_SECONDS = 120
 const NMI_EVERY_MS = 3
+const CYCLES = 8
+const CYCLE_BUNDLES = 3
+const CYCLE_SITES = 3000
 const MAX_NEAR = 12 // places for a kprobe that may be optimized; not all are
 
 /** What others write as well: static keys, traced and livepatched functions; and what the load runs all the time. */
@@ -155,6 +160,17 @@ for (const target of targets) {
         if (what === 'interrupted' || target.append !== '') t.ok(seen && seen[0]! > 10, `${what}: ${seen?.[0]} seen in a patch`)
         t.same(seen?.slice(1), [0, 0], `${what}: the walk ends there, and knows that it is not whole`)
       }
+    })
+    await world('cycles', t, async (t) => {
+      t.comment(seedNote)
+      const random = lottery(seed)
+      const bundles = planCycles(target, key, scratch, random, CYCLE_BUNDLES, CYCLE_SITES)
+      const kerninst = target.files.find((one) => one.path === 'kerninst.ko')!.from as string
+      const { exit, applied, sites, refused, others, seconds, lines } = await runCycles(target,
+        { kerninst, small: buildSmallModule(target, 'test/guest/small.c', scratch) }, tools, bundles, CYCLES, random)
+      t.comment(`${Math.round(seconds)} s, ${applied} applied, ${sites} sites at most, ${refused} refused; ${others}`)
+      t.equal(exit, 0, lines.slice(-12).join(' | '))
+      t.equal(applied, CYCLES)
     })
     for (const how of target.endings) {
       await world(how, t, async (t) => {
