@@ -45,7 +45,7 @@ export interface CycleBundles {
   readonly files: readonly GuestFile[]
 }
 
-/** Plans bundles of 1 to about `most` sites, evenly by magnitude. */
+/** Plans bundles of 1 to about `most` sites, evenly by magnitude; the last has as many. */
 export function planCycles(target: Kernel, key: Key, scratch: string, random: Lottery, bundles: number, most: number): CycleBundles {
   const { functions } = loadImage(target.vmlinux)
   const names = Array.from({ length: functions.count }, (_, f) => functions.nameOf(f))
@@ -55,7 +55,7 @@ export function planCycles(target: Kernel, key: Key, scratch: string, random: Lo
   const probed = new Set<string>()
   for (let b = 0; b < bundles; b++) {
     const path = join(scratch, `${target.name}.cycle${b}`)
-    const size = most ** ((b + random(1000) / 1000) / bundles)
+    const size = most ** ((b + (b === bundles - 1 ? 1000 : random(1000)) / 1000) / bundles)
     const points = Array.from({ length: Math.ceil(size / SITES_PER_FUNCTION) }, () =>
       `${KINDS[random(KINDS.length)]!}:${names[random(names.length)]!},`)
     sites.push(plan(target, [`${points.join('\n')}\nentry:${KNOWN}, return:${KNOWN} { @ = count() }`], key, path).sites)
