@@ -52,7 +52,7 @@ export function planCycles(target: Kernel, key: Key, scratch: string, random: Lo
     .filter((name) => /^[a-z_]\w*$/i.test(name) && name !== KNOWN && functions.functionsNamed(name).length === 1)
   const files: GuestFile[] = []
   const sites: number[] = []
-  const probed = new Set<string>()
+  const probed: string[] = []
   for (let b = 0; b < bundles; b++) {
     const path = join(scratch, `${target.name}.cycle${b}`)
     const size = most ** ((b + (b === bundles - 1 ? 1000 : random(1000)) / 1000) / bundles)
@@ -69,14 +69,15 @@ export function planCycles(target: Kernel, key: Key, scratch: string, random: Lo
       }
       throw new Error(`${kind}:${KNOWN} is not served`)
     })
+    // The one site that every bundle has is probed more often than others.
+    if (b < 2) probed.push(placeName(manifest, tables.siteRva[manifest.slotSite[Number(slots[0]!.split(',')[0])]!]!))
     files.push({ path: `bundle.${b}`, from: path }, { path: `points.${b}`, from: Buffer.from(`${KNOWN} ${slots.join(' ')}\n`) })
     for (let i = 0; i < PROBED_SITES / bundles; i++) {
-      const place = placeName(manifest, tables.siteRva[random(tables.siteCount)]!)
-      if (!place.startsWith(KNOWN)) probed.add(place)
+      probed.push(placeName(manifest, tables.siteRva[random(tables.siteCount)]!))
     }
   }
-  for (let i = 0; i < PROBED_ENTRIES; i++) probed.add(names[random(names.length)]!)
-  files.push({ path: 'probes', from: Buffer.from([...probed].join('\n') + '\n') })
+  for (let i = 0; i < PROBED_ENTRIES; i++) probed.push(names[random(names.length)]!)
+  files.push({ path: 'probes', from: Buffer.from(probed.join('\n') + '\n') })
   return { sites, files }
 }
 

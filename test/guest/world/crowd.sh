@@ -7,12 +7,13 @@ load; load
 echo 'walked'
 apply
 sleep 1
-try insmod /walk.ko area=$(awk '$3 == "kerninst_area" { print "0x" $1 }' /proc/kallsyms) bytes=33554432 scans=300
+try insmod /walk.ko area=$(awk '$3 == "kerninst_area" { print "0x" $1 }' /proc/kallsyms) bytes=33554432 scans=200
 dmesg | grep walk: || fail 'no walk'
 remove; try rmmod walk
+unload; load
 
 echo 'eight apply at once'
-for round in 1 2 3; do
+for round in 1 2; do
   rm -f /tmp/go /tmp/won.*
   for i in 1 2 3 4 5 6 7 8; do
     (until [ -e /tmp/go ]; do :; done; kerninst-inject apply /bundle > /dev/null 2>&1; echo $? > /tmp/won.$i) &
@@ -26,7 +27,7 @@ done
 echo 'eight do anything'
 rm -f /tmp/did.*
 for i in 1 2 3 4 5 6 7 8; do
-  (RANDOM=$i; for n in $(seq 1 25); do
+  (RANDOM=$i; for n in $(seq 1 15); do
     case $((RANDOM % 4)) in
       0) what="apply /bundle" ;;
       1) what=remove ;;
@@ -54,7 +55,7 @@ cat /tmp/reader; remove
 
 echo 'killed'
 killed=0
-for n in $(seq 1 45); do
+for n in $(seq 1 30); do
   case $((n % 3)) in
     0) what="apply /bundle" ;;
     1) what="dump -o /tmp/dump" ;;
@@ -63,7 +64,7 @@ for n in $(seq 1 45); do
   kerninst-inject $what > /dev/null 2>&1 & one=$!
   usleep $((RANDOM % 20000)); kill -9 $one 2> /dev/null; wait $one; [ $? = 137 ] && killed=$((killed + 1))
 done
-echo "killed $killed of 45"
+echo "killed $killed of 30"
 kerninst-inject status > /tmp/said || fail status
 grep -Eq '^state (applied|removed)$' /tmp/said || fail 'the state after kills'
 grep -q '^state applied$' /tmp/said || apply

@@ -7,9 +7,9 @@ until_calm() { while [ ! -e /tmp/calm ]; do "$@"; more did.$1; done; }
 
 kprobes() { # the kernel may not want one where a splice is
   : > kprobe_events
-  for place in $(shuf -n 4 /probes); do
+  for place in $(shuf -n 6 /probes); do
     kind=p; [ $((RANDOM % 4)) = 0 ] && kind=r
-    echo "$kind:kp/k$((RANDOM * 32768 + RANDOM)) $place" >> kprobe_events && more registered
+    echo "$kind:kp/k$((RANDOM * 32768 + RANDOM)) $place" >> kprobe_events && more registered || more unwanted
   done 2> /dev/null
   if [ -e events/kp ] && [ $((RANDOM % 3)) != 0 ]; then
     echo 1 > events/kp/enable; usleep 300000; echo 0 > events/kp/enable
@@ -64,5 +64,5 @@ echo "did $applied $refused $left $limited"
 calm
 unload
 same 'at the end'
-echo "others: $(cat /tmp/registered) kprobes registered$(for one in tracer modules plugs keys; do echo ", $one $(cat /tmp/did.$one)"; done | tr -d '\n') times"
+echo "others: $(cat /tmp/registered) kprobes registered, $(cat /tmp/unwanted) not taken$(for one in tracer modules plugs keys; do echo ", $one $(cat /tmp/did.$one)"; done | tr -d '\n') times"
 quiet '|Call Trace:'
