@@ -36,13 +36,18 @@ for (const [i, { key, cert }] of keys.entries()) {
 // Issuers with more to them, and parameters that may be there or not, as openssl writes them.
 const content = join(scratch, 'content')
 writeFileSync(content, 'content')
-for (const subject of ['/C=DE/O=An Organisation/OU=One/CN=a name/emailAddress=me@here', '/CN=ünï+UID=me']) {
+const SUBJECTS = [
+  '/C=DE/O=An Organisation/OU=One/CN=a name/emailAddress=me@here', '/CN=ünï+UID=me',
+  // Of more than 127 and more than 255 bytes: then a length takes a byte more.
+  `/O=${'o'.repeat(64)}/CN=${'c'.repeat(64)}`, `/O=${'o'.repeat(64)}/OU=${'u'.repeat(64)}/OU=${'x'.repeat(64)}/CN=${'c'.repeat(64)}`,
+]
+for (const [i, subject] of SUBJECTS.entries()) {
   const [pem, cert, cms] = ['key.pem', 'crt.pem', 'cms'].map((name) => join(scratch, name)) as [string, string, string]
   must('openssl', ['req', '-x509', '-utf8', '-newkey', 'rsa:2048', '-nodes', '-keyout', pem, '-out', cert, '-days', '1', '-subj', subject,
     '-multivalue-rdn'])
   must('openssl', ['cms', '-sign', '-binary', '-noattr', '-nocerts', '-md', 'sha256', '-outform', 'DER', '-signer', cert, '-inkey', pem,
     '-in', content, '-out', cms])
-  seed('cms', `openssl-${subject.length}`, readFileSync(cms))
+  seed('cms', `openssl-${i}`, readFileSync(cms))
 }
 
 // ---- Payloads and bundles ----
@@ -87,7 +92,6 @@ for (const [name, tables] of [['sample', sampleTables()], ['tactics', tacticTabl
 const limits = encodePayload(limitTarget, limitTables(), new Uint8Array(32))
 decodePayload(limits) // throws where one is past it
 seed('payload', 'limits', limits)
-copyFileSync(join(seedFolder('payload'), 'limits'), join(ROOT, 'corpora/fuzz/payload-limits'))
 seed('bundle', 'sample', writeBundle({ manifest, target: sampleTarget(), tables: sampleTables() }))
 seed('bundle', 'signed', writeBundle({ manifest, target: sampleTarget(), tables: sampleTables(), key, cert }))
 
@@ -113,6 +117,10 @@ for (const name of ['6.1-cloud', '6.12-cloud']) {
 }
 
 // ---- As little as reaches as much ----
+
+// These are right, and so near to what is wrong that they are kept whether or not they reach anything else.
+copyFileSync(join(seedFolder('payload'), 'limits'), join(ROOT, 'corpora/fuzz/payload-limits'))
+copyFileSync(join(seedFolder('cms'), 'openssl-2'), join(ROOT, 'corpora/fuzz/cms-lengths'))
 
 const programs = buildTargets(join(scratch, 'build'))
 for (const target of TARGETS) {

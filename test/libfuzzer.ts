@@ -83,6 +83,7 @@ export const fuzz = async (
   const artefacts = mkdtempSync(join(tmpdir(), `kerninst-found-${target}-`))
   const { code, stderr } = await run(target, programs, [
     `-seed=${seed}`, `-max_len=${MAX_BYTES}`, `-timeout=${MAX_SECONDS}`, `-rss_limit_mb=${MAX_MB}`, `-artifact_prefix=${artefacts}/`,
+    '-keep_seed=1', // an input may be worth a start though it reaches nothing new
     ...(seconds > 0 ? [`-max_total_time=${seconds}`] : ['-runs=0']), ...(fresh === undefined ? [] : [fresh]), from,
   ])
   if (code === 0) rmSync(artefacts, { recursive: true })

@@ -1,8 +1,13 @@
-// `npm run soak`: the whole kernel at once, on each kernel, with and without preemption of the kernel: every entry and
-// every return; every block; and every block again, laid out by what the first dump says. Applied and removed several
-// times, under load, while the function tracer is switched on and off.
-// In: the kernels that prepare.mjs fetched. Out: figures on stdout; exit code 1 where a text differed afterwards, a
-// count went wrong, or the kernel complained. Too long for `npm test`.
+// `npm run soak [-- PART [KERNEL...]]`: what is too long for `npm test`, on each kernel. Two parts:
+//
+//   whole  - the whole kernel at once, with and without preemption of the kernel: every entry and every return; every
+//            block; and every block again, laid out by what the first dump says. Applied and removed several times, under
+//            load, while the function tracer is switched on and off.
+//   cycles - random bundles of 1 to 60,000 sites applied and removed, KERNINST_CYCLES times (1,000), while everybody else
+//            writes kernel text as well (test/guest/cycles.ts). KERNINST_BUNDLES of them (12), drawn from KERNINST_SEED.
+//
+// In: the kernels that prepare.mjs fetched. Out: figures on stdout, progress of cycles on stderr; exit code 1 where a text
+// differed afterwards, a count went wrong, or the kernel complained.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -10,14 +15,23 @@ import { join } from 'node:path'
 import { readBundle } from '../src/bundle/bundle.js'
 import { readDump } from '../src/dump/dump.js'
 import { reportNumbers } from '../src/report/numbers.js'
-import { buildInjector, buildModule, kernel, keygen, plan, program, type Kernel, type PlanSummary } from './guest/artefacts.js'
+import {
+  buildInjector, buildModule, buildSmallModule, kernel, keygen, plan, program, type Kernel, type PlanSummary,
+} from './guest/artefacts.js'
+import { planCycles, runCycles } from './guest/cycles.js'
 import { runGuest } from './guest/guest.js'
+import { lottery, seed, seedNote } from './lottery.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const MODELS = ['', 'preempt=full']
 const ROUNDS = 3
 const IN_FLIGHT = 70 // threads of a guest, at most
 const GUEST_SECONDS = 1800
+
+const CYCLES = Number(process.env['KERNINST_CYCLES'] ?? 1000)
+const BUNDLES = Number(process.env['KERNINST_BUNDLES'] ?? 12)
+const MOST_SITES = 60_000
+const CYCLES_PER_GUEST = 100 // so that little is lost with a guest
 
 const ENDS = 'entry:*, return:* { @ = count() }'
 const BLOCKS = 'block:* { @ = count() }'
@@ -26,7 +40,7 @@ const scratch = mkdtempSync(join(tmpdir(), 'kerninst-soak-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 const key = keygen(scratch, 'soak')
 const injector = buildInjector(scratch)
-const tools = ['workload', 'texthash'].map((name) => program(`test/guest/${name}.c`, join(scratch, 'bin')))
+const tools = ['workload', 'texthash', 'judge', 'calls'].map((name) => program(`test/guest/${name}.c`, join(scratch, 'bin')))
 
 // The warm-up also makes the tracer's trampolines, and what flips once flip.
 const SCRIPT = `
@@ -98,20 +112,59 @@ const soak = async (target: Kernel, module: string, title: string, { path, summa
   return ran > 1000 && worst >= -IN_FLIGHT
 }
 
-let failed = false
-for (const name of KERNELS) {
-  const target = kernel(name)
-  const module = buildModule(target, key.cert, scratch)
+/** Part one. True where all went well. */
+const wholeKernel = async (target: Kernel, module: string): Promise<boolean> => {
   const ends = planned(target, 'ends', ENDS)
   const blocks = planned(target, 'blocks', BLOCKS)
+  let good = true
   for (const model of MODELS) {
-    if (!await soak(target, module, 'entries and returns', ends, model)) failed = true
-    if (!await soak(target, module, 'blocks', blocks, model)) failed = true
+    good = await soak(target, module, 'entries and returns', ends, model) && good
+    good = await soak(target, module, 'blocks', blocks, model) && good
   }
-  if (failed) continue // without a dump there is no profile
+  if (!good) return false // without a dump there is no profile
   const profiled = planned(target, 'profiled', BLOCKS, ['--profile', `${blocks.path}.dump`, '--profile-bundle', blocks.path])
   const { hot, sites, codeBytes } = profiled.summary
   process.stdout.write(`${target.release}: ${hot.patches} of ${sites} sites ran; their patches take the first ${hot.bytes} of ${codeBytes} bytes\n`)
-  if (!await soak(target, module, 'blocks, laid out by a profile', profiled, MODELS[1]!)) failed = true
+  return soak(target, module, 'blocks, laid out by a profile', profiled, MODELS[1]!)
 }
-process.exitCode = failed ? 1 : 0
+
+/** Part two. The first guest that fails ends it. */
+const cycles = async (target: Kernel, module: string): Promise<boolean> => {
+  const random = lottery(seed)
+  const bundles = planCycles(target, key, scratch, random, BUNDLES, MOST_SITES)
+  process.stdout.write(`${target.release}, cycles: ${seedNote}, bundles of ${bundles.sites.join(', ')} sites\n`)
+  const modules = { kerninst: module, small: buildSmallModule(target, 'test/guest/small.c', scratch) }
+  for (let done = 0; done < CYCLES;) {
+    const count = Math.min(CYCLES_PER_GUEST, CYCLES - done)
+    const result = await runCycles(target, modules, [injector, ...tools], bundles, count, random,
+      (line) => { process.stderr.write(`${target.release}: ${done} + ${line}\n`) })
+    done += count
+    process.stdout.write(`${target.release}, cycles up to ${done}: ${result.applied} applied, ${result.refused} refused and ${result.left} left for a ` +
+      `kprobe, ${result.limited} for a limit; ${result.sites} sites at most, machine stopped for ${result.stopMs} ms at most, ${result.stops} ` +
+      `times at most; ${result.others}; ${result.seconds.toFixed(0)} s: `)
+    if (result.exit !== 0) {
+      process.stdout.write(`FAILED (${result.exit})\n${result.lines.slice(-12).join('\n')}\n`)
+      return false
+    }
+    process.stdout.write('good\n')
+  }
+  return true
+}
+
+const PARTS = { whole: wholeKernel, cycles }
+const [part, ...names] = process.argv.slice(2)
+if (part !== undefined && !(part in PARTS)) throw new Error(`no part ${part}: ${Object.keys(PARTS).join(', ')}`)
+
+for (const name of names.length > 0 ? names : KERNELS) {
+  const target = kernel(name)
+  const module = buildModule(target, key.cert, scratch)
+  for (const [title, run] of Object.entries(PARTS)) {
+    if (part !== undefined && part !== title) continue
+    try {
+      if (!await run(target, module)) process.exitCode = 1
+    } catch (error) {
+      process.stdout.write(`${target.release}, ${title}: FAILED: ${error instanceof Error ? error.message : String(error)}\n`)
+      process.exitCode = 1
+    }
+  }
+}

@@ -13,13 +13,18 @@ import t, { type Test } from 'tap'
 import {
   ROOT, buildInjector, buildModule, buildSmallModule, kernel, keygen, manifest, must, plan, program, type Kernel,
 } from './guest/artefacts.js'
+import { planCycles, runCycles } from './guest/cycles.js'
 import { busybox, initramfs, runGuest, type GuestFile, type GuestJob, type GuestResult } from './guest/guest.js'
 import type { Monitor } from './guest/qmp.js'
+import { lottery, seed, seedNote } from './lottery.js'
 import type { ManifestText } from '../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
-const GUEST_SECONDS = 120
+const GUEST_SECONDS = 400 // some 20 on a quiet machine
 const NMI_EVERY_MS = 3
+const CYCLES = 8
+const CYCLE_BUNDLES = 3
+const CYCLE_SITES = 3000
 const MAX_NEAR = 12 // places for a kprobe that may be optimized; not all are
 
 /** What others write as well: static keys, traced and livepatched functions; and what the load runs all the time. */
@@ -69,6 +74,8 @@ function near(target: Kernel, { sites }: ManifestText): string[] {
 
 interface Target extends Kernel {
   readonly append: string
+  /** How leave.sh ends it. */
+  readonly endings: readonly string[]
   readonly files: readonly GuestFile[]
   readonly manifest: ManifestText
 }
@@ -82,6 +89,7 @@ function prepare(name: string, turn: number): Target {
   return {
     ...target,
     append: turn === 0 ? 'preempt=full' : '',
+    endings: turn === 0 ? ['kexec'] : ['panic', 'reboot'],
     manifest: made,
     files: [
       ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
@@ -145,16 +153,26 @@ for (const target of targets) {
       const [nmis] = lines.filter((line) => line.startsWith('NMIs:')).map((line) => line.slice(5).trim().split(' ').map(Number))
       t.ok(nmis?.every((count) => count >= 5), `NMIs of the CPUs: ${nmis?.join()}`)
     })
-    await world('crowd', t, async (t) => { await boot(t, target, 'crowd') })
-    await world('walk', t, async (t) => {
-      const { lines } = await boot(t, target, 'walk')
+    await world('crowd', t, async (t) => {
+      const { lines } = await boot(t, target, 'crowd')
       for (const what of ['interrupted', 'preempted']) {
         const seen = new RegExp(`walk: ${what}: .* (\\d+) inside, (\\d+) further, (\\d+) reliable`).exec(lines.join('\n'))?.slice(1).map(Number)
         if (what === 'interrupted' || target.append !== '') t.ok(seen && seen[0]! > 10, `${what}: ${seen?.[0]} seen in a patch`)
         t.same(seen?.slice(1), [0, 0], `${what}: the walk ends there, and knows that it is not whole`)
       }
     })
-    for (const how of ['kexec', 'reboot', 'panic']) {
+    await world('cycles', t, async (t) => {
+      t.comment(seedNote)
+      const random = lottery(seed)
+      const bundles = planCycles(target, key, scratch, random, CYCLE_BUNDLES, CYCLE_SITES)
+      const kerninst = target.files.find((one) => one.path === 'kerninst.ko')!.from as string
+      const { exit, applied, sites, refused, others, seconds, lines } = await runCycles(target,
+        { kerninst, small: buildSmallModule(target, 'test/guest/small.c', scratch) }, tools, bundles, CYCLES, random)
+      t.comment(`${Math.round(seconds)} s, ${applied} applied, ${sites} sites at most, ${refused} refused; ${others}`)
+      t.equal(exit, 0, lines.slice(-12).join(' | '))
+      t.equal(applied, CYCLES)
+    })
+    for (const how of target.endings) {
       await world(how, t, async (t) => {
         const second = initramfs([
           { path: 'init', from: Buffer.from(SECOND), executable: true }, { path: 'bin/busybox', from: busybox(), executable: true },

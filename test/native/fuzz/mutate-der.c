@@ -157,12 +157,11 @@ static int copy(int of, int depth)
 
 static void change_contents(struct node *of)
 {
-	size_t room = sizeof(scratch) - scratched, size = of->size;
 	static const uint16_t sizes[] = {
 		0, 1, 2, 20, 21, 22, 127, 128, 255, 256, 257, 383, 384, 512, 513,
 	};
-
 	static const uint8_t firsts[] = { 0x00, 0x01, 0x7f, 0x80, 0xff };
+	size_t room = sizeof(scratch) - scratched, size = of->size;
 
 	if (of->child != NONE || size + 600 > room)
 		return;

@@ -145,7 +145,9 @@ static void change_head(struct tables *of)
 
 static void change_site(struct tables *of, struct kerninst_site *site)
 {
-	switch (below(12)) {
+	uint32_t step = one_in(2) ? 1 : UINT32_MAX;
+
+	switch (below(16)) {
 	case 0:
 		site->rva = edge(of, site->rva);
 		break;
@@ -180,6 +182,16 @@ static void change_site(struct tables *of, struct kerninst_site *site)
 		break;
 	case 10:
 		site->reserved[below(6)] = (uint8_t)below(2);
+		break;
+	case 11:
+	case 12:
+		site->rva += step;
+		break;
+	case 13:
+		site->patch += step;
+		break;
+	case 14:
+		site->tail += step;
 		break;
 	default:
 		((uint8_t *)site)[below(sizeof(*site))] ^=
