@@ -8,6 +8,7 @@
 #include <regex.h>
 #include <stdbool.h>
 #include <string.h>
+#include "cms.h"
 #include "der.h"
 #include "fuzz.h"
 
@@ -118,26 +119,62 @@ static const char *values_objection(const char *text)
 	return NULL;
 }
 
-const char *cms_objection(const uint8_t *bytes, size_t size)
+/* The text of any bytes; false: they are no DER. The caller frees it. */
+static bool text_of(const uint8_t *bytes, size_t size, char **ret)
 {
-	static regex_t cms;
-	static bool ready;
-	const char *objection = NULL;
 	struct text text = { .room = 16 * size + 16 };
 
-	if (!ready && regcomp(&cms, CMS, REG_EXTENDED | REG_NOSUB))
-		abort();
-	ready = true;
 	text.at = malloc(text.room);
 	if (!text.at)
 		abort();
 	*text.at = 0;
-	if (!print(&text, bytes, bytes + size, 0))
+	*ret = text.at;
+	return print(&text, bytes, bytes + size, 0);
+}
+
+const char *cms_objection(const uint8_t *bytes, size_t size)
+{
+	static regex_t cms;
+	static bool ready;
+	const char *objection;
+	char *text;
+
+	if (!ready && regcomp(&cms, CMS, REG_EXTENDED | REG_NOSUB))
+		abort();
+	ready = true;
+	if (!text_of(bytes, size, &text))
 		objection = "it is DER";
-	else if (regexec(&cms, text.at, 0, NULL, 0))
+	else if (regexec(&cms, text, 0, NULL, 0))
 		objection = "it has the one shape";
 	else
-		objection = values_objection(text.at);
-	free(text.at);
+		objection = values_objection(text);
+	free(text);
 	return objection;
+}
+
+void cms_check_signer(const uint8_t *bytes, size_t size,
+		      const struct cms_signer *signer)
+{
+	size_t length, room = sizeof(signer->issuer) - 1, i;
+	const char *first;
+	char *text, byte[3];
+
+	PROMISE(text_of(bytes, size, &text));
+	length = digits(text, ") 02:", &first);
+	PROMISE(strlen(signer->serial) == length &&
+		!memcmp(signer->serial, first, length));
+	/* The last common name: behind its OID, a tag of two digits and ':'. */
+	length = digits(text, "(06:550403 ", &first);
+	if (length) {
+		first += 3;
+		length = strspn(first, "0123456789abcdef") / 2;
+	}
+	if (length > room)
+		length = room;
+	for (i = 0; i < length; i++) {
+		sprintf(byte, "%02x", (uint8_t)signer->issuer[i]);
+		PROMISE(!memcmp(byte, first + 2 * i, 2));
+	}
+	PROMISE(!signer->issuer[length]);
+	free(text);
 }

@@ -9,6 +9,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	uint8_t *bytes = malloc(size ? size : 1);
 	const char *problem, *objection;
+	struct cms_signer signer;
 	size_t at = SIZE_MAX;
 
 	if (!bytes)
@@ -22,6 +23,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			problem ? problem : "taken", at,
 			objection ? objection : "taken");
 		abort();
+	}
+	if (!problem) {
+		cms_signer(bytes, size, &signer);
+		cms_check_signer(bytes, size, &signer);
 	}
 	free(bytes);
 	return 0;
