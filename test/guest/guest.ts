@@ -157,12 +157,13 @@ const MAX_STARTS = 3
 /**
  * Where the kernel switches its function tracer, QEMU's processors now and then take an int3 that is no longer there:
  * one of them writes the text while another translates it. The kernel then dies of an int3 where its dump shows the
- * call or the nop of the tracer (its trap handler's own entry included), or is caught there for ever. Seen on stock
+ * call or the nop of the tracer, or a static key's nop (its trap handler's own entry included), or is caught there. Seen on stock
  * kernels, without us: of 100 switches under load with QEMU 7.2 every time, of 30 with 10.0 once in five.
  * No splice of ours is ever written there, so a guest that dies so says nothing of us.
  */
 const STALE_TRAP = [
-  /RIP: 0010:\S+\+0x1\/[^\n]*\n[^\n]*Code: [^\n]* (?:e8 <..> .. .. ..|0f <1f> 44 00 00) /,
+  /RIP: 0010:\S+\+0x1\/[^\n]*\n[^\n]*Code: [^\n]* e8 <..> .. .. .. /,
+  /int3: 0000[^]*RIP: 0010:[^\n]*\n[^\n]*Code: [^\n]* 0f <1f> 44 00 00 /, // a static key's nop as well
   /soft lockup[^]*RIP: 0010:\S+\+0x0\/[^\n]*\n[^\n]*Code: [^\n]* <(?:e8|0f)> /,
 ]
 

@@ -26,4 +26,4 @@ counts() { grows __x64_sys_ioprio_get 1000 calls 1000; grows cmdline_proc_show 3
 
 # Flips once what flips once, before the text is saved.
 warm() { try workload 1; try calls 1; dmesg -c > /dev/null; }
-quiet() { dmesg | grep -E "WARNING:|BUG:|Oops|stall|lockup|general protection${1}" && exit 2; }
+quiet() { dmesg | grep -E "WARNING:|BUG:|Oops|detected stall|lockup|general protection${1}" && exit 2; }
