@@ -1,7 +1,7 @@
 // The report as JSON, schema kerninst.report/1: scripts depend on its names, which only ever gain company. In: the
 // numbers. Out: one JSON text, in pieces. Invariant: 64-bit values are decimal strings, since JSON numbers lose their
-// last digits; points are in the plan's order. Of a memory image dumpedNs is "0", and host and release are "" where it
-// does not say; state is "applying" where the machine died in apply.
+// last digits; points are in the plan's order. Of a memory image dumpedNs is "0", host is "" where it
+// does not say, and release then comes from the bundle; state is "applying" where the machine died in apply.
 
 import type { PartNumbers, PointNumbers, ReportNumbers } from './numbers.js'
 import { jsonList, jsonText } from './printable.js'
