@@ -355,7 +355,7 @@ static void test_refusals(void)
 	make_bundle(&sample, &cms);
 	expect(!bundle_problem(sample.at, sample.size, &at, &bundle),
 	       "the sample is taken", 0);
-	for (i = 0; i < 3 * (KERNINST_E_KPROBE + 2); i++) {
+	for (i = 0; i < 3 * (KERNINST_E_OPTIMIZER + 2); i++) {
 		request.reason = (uint32_t)(i / 3);
 		request.index = i % 3 == 1;
 		code = device_problem(i % 3 == 2 && request.reason >=

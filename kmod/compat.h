@@ -7,6 +7,7 @@
 #define KERNINST_COMPAT_H
 
 #include <linux/version.h>
+#include <linux/ftrace.h>
 #include <linux/mm.h>
 
 /* vm_flags became read-only, with helpers that write them, in 6.3. */
@@ -22,6 +23,12 @@ static inline void kerninst_vm_flags_mod(struct vm_area_struct *vma,
 {
 	vm_flags_mod(vma, set, clear);
 }
+#endif
+
+/* Until 6.1 it had another name, for the same (both are macros on x86). */
+#ifndef ftrace_regs_set_instruction_pointer
+#define ftrace_regs_set_instruction_pointer(regs, ip) \
+	ftrace_instruction_pointer_set(regs, ip)
 #endif
 
 #endif

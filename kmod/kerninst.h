@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the module's files know of each other. The order is that of a request:
- * signature, payload, identity, splice (live bytes), kprobe (who else is
- * there), heap, patch, then course, which takes stops while trap listens;
+ * signature, payload, identity, splice (live bytes), optimizer and kprobe (who
+ * else is there), heap, patch, then course, which takes stops while trap listens;
  * counters takes those that copy or zero the heap. state drives them and
  * main.c is the device.
  *
@@ -19,9 +19,6 @@
 #include "fault.h"
 #include "payload.h"
 
-/* The longest splice: an opcode of two bytes and a rel32. */
-#define KERNINST_MAX_SPLICE	6
-
 /* e9 rel32: all that a window's splice changes. */
 #define KERNINST_JMP_BYTES	5
 
@@ -29,8 +26,8 @@
 enum kerninst_spot_state {
 	SPOT_ORIGINAL,		/* old[] */
 	SPOT_TRAPPED,		/* int3, then old[]: a window that is to be left */
-	SPOT_APPLIED,		/* fresh[], which leads to the patch, then old[] */
-	SPOT_BYPASSED,		/* fresh[], which leads to the bypass, then old[] */
+	SPOT_APPLIED,		/* fresh[], which leads to the patch */
+	SPOT_BYPASSED,		/* fresh[], which leads to the bypass */
 };
 
 /* What a stop writes to a spot. */
@@ -48,12 +45,12 @@ struct kerninst_spot {
 	unsigned long bypass;	/* of a window, in the patch area */
 	u8 *alias;		/* addr, writable; NULL unless text is mapped */
 	u8 old[16];		/* the bytes that were found */
-	u8 fresh[8];		/* the splice, KERNINST_MAX_SPLICE bytes at most */
+	u8 fresh[16];		/* the splice, then int3s */
 	u16 hosted;		/* of a window: bit i: byte i is a springboard's */
 	u8 length;		/* of the site */
 	u8 kind;		/* KERNINST_JMP, ... */
 	u8 flags;		/* KERNINST_WINDOW, ... */
-	u8 from, to;		/* the bytes of it that the splice changes: [from, to) */
+	u8 from;		/* the first byte that the splice changes: to the end */
 	u8 state;		/* SPOT_*; changes only while the machine is stopped */
 	bool inside;		/* a springboard in the window before it */
 	bool trap;		/* an int3 at addr may be ours; trap.c asks */
@@ -166,6 +163,10 @@ void kerninst_kprobe_check(struct kerninst_request *req,
 			   struct kerninst_spots *spots,
 			   struct kerninst_misfits *misfits);
 void kerninst_kprobe_mark(struct kerninst_spots *spots);
+
+/* optimizer.c */
+int kerninst_optimizer_hold(struct kerninst_request *req);
+void kerninst_optimizer_release(void);
 
 /* patch.c */
 unsigned long kerninst_patch_address(u32 offset);

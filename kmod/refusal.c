@@ -29,6 +29,7 @@ int kerninst_refuse(struct kerninst_request *req, u32 reason)
 	case KERNINST_E_BUSY:
 	case KERNINST_E_FOREIGN:
 	case KERNINST_E_KPROBE:
+	case KERNINST_E_OPTIMIZER:
 		return -EBUSY;
 	case KERNINST_E_STOP_LIMIT:
 		return -ETIME;

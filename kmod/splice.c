@@ -87,16 +87,24 @@ static bool match_form(const struct kerninst_view *view,
 	return true;
 }
 
-/* The splice: which bytes change, and to what. False: out of reach. */
+/*
+ * The splice: which bytes change, and to what. False: out of reach.
+ *
+ * Nobody runs what lies behind a jump that is shorter than its site. As int3s
+ * it stays in step for whoever decodes the function, and takes no kprobe: on
+ * one there nobody would ever run, or its jump would reach over where the
+ * patch comes back to.
+ */
 static bool make_fresh(struct kerninst_spot *spot)
 {
 	u8 opcode = spot->kind == KERNINST_JCC ? 2 : 1;
 	long rel;
 	s32 value;
 
+	memset(spot->fresh, INT3_INSN_OPCODE, sizeof(spot->fresh));
 	if (spot->kind == KERNINST_HOP) {
 		/* payload.c: it reaches. */
-		spot->to = HOP_BYTES;
+		spot->from = 0;
 		spot->fresh[0] = JMP8_INSN_OPCODE;
 		spot->fresh[1] = spot->patch - (spot->addr + HOP_BYTES);
 		return true;
@@ -105,7 +113,6 @@ static bool make_fresh(struct kerninst_spot *spot)
 	value = rel;
 	if (value != rel)
 		return false;
-	spot->to = opcode + sizeof(value);
 	spot->from = spot->kind == KERNINST_JMP ? 0 : opcode;
 	memcpy(spot->fresh, spot->old, opcode);
 	if (spot->kind == KERNINST_JMP)

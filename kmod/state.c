@@ -324,13 +324,16 @@ static int apply_locked(struct kerninst_request *req, struct parcel *parcel,
 		return kerninst_refuse(req, KERNINST_E_BUSY);
 	err = kerninst_spots_make(req, &parcel->view, &now.spots);
 	err = err ?: kerninst_kprobe_find(req, &parcel->view, &now.spots);
+	err = err ?: kerninst_optimizer_hold(req);
 	if (!err) {
 		kerninst_kprobe_lock(&now.spots);
 		err = apply_spots(req, parcel, by, misfits, dry);
 		kerninst_kprobe_unlock(&now.spots);
 	}
-	if (now.state != KERNINST_APPLIED && now.state != KERNINST_PARTIAL)
+	if (now.state != KERNINST_APPLIED && now.state != KERNINST_PARTIAL) {
+		kerninst_optimizer_release();
 		kerninst_spots_free(&now.spots);
+	}
 	return err;
 }
 
@@ -437,6 +440,7 @@ static void finish_removal(void)
 
 	/* If there is no memory for that now, the next apply does it. */
 	kerninst_patch_write(NULL, 0);
+	kerninst_optimizer_release();
 	kerninst_spots_free(&now.spots);
 	now.state = KERNINST_REMOVED;
 	now.code_bytes = 0;

@@ -113,7 +113,7 @@ static __always_inline bool holds(const struct kerninst_spot *spot, u8 bytes,
 		if (spot->state == SPOT_TRAPPED) {
 			if (!i)
 				due = INT3_INSN_OPCODE;
-		} else if (spot->state != SPOT_ORIGINAL && i < spot->to) {
+		} else if (spot->state != SPOT_ORIGINAL) {
 			due = spot->fresh[i];
 		}
 		if (!(skip & 1u << i) && live_byte(spot, i) != due)
@@ -152,7 +152,8 @@ static __always_inline bool advance(const struct stop *stop,
 	if (!holds(spot, spot->length, spot->hosted))
 		return false;
 	if (stop->phase == PHASE_REHEARSE) {
-		choose(spot, WRITE_OLD, spot->from, spot->to);
+		choose(spot, WRITE_OLD, spot->from,
+		       min_t(u8, spot->length, KERNINST_JMP_BYTES));
 		if (spot->split)
 			spot->write = WRITE_NOTHING; /* not without an int3 */
 		return true;
@@ -162,7 +163,7 @@ static __always_inline bool advance(const struct stop *stop,
 			choose(spot, WRITE_INT3, 0, 1);
 		return true;
 	}
-	choose(spot, WRITE_FRESH, spot->from, spot->to);
+	choose(spot, WRITE_FRESH, spot->from, spot->length);
 	if (is_window(spot))
 		spot->split = true;	/* its int3 stands already */
 	return true;
@@ -185,7 +186,7 @@ static __always_inline bool retract(struct kerninst_spot *spot)
 	if (!is_window(spot)) {
 		if (!holds(spot, spot->length, 0))
 			return false;
-		choose(spot, WRITE_OLD, spot->from, spot->to);
+		choose(spot, WRITE_OLD, spot->from, spot->length);
 		return true;
 	}
 	if (!holds(spot, KERNINST_JMP_BYTES, 0))
@@ -207,7 +208,7 @@ static __always_inline bool restore(struct kerninst_spot *spot, bool stuck)
 	if (stuck || spot->probed ||
 	    !holds(spot, spot->length, spot->hosted))
 		return false;
-	choose(spot, WRITE_OLD, spot->from, spot->to);
+	choose(spot, WRITE_OLD, spot->from, spot->length);
 	return true;
 }
 
@@ -301,6 +302,8 @@ static __always_inline void put_word(const struct kerninst_spot *spot)
 	u8 i, shift = (at & (sizeof(u64) - 1)) * 8;
 
 	for (i = spot->start; i < spot->end; i++, shift += 8) {
+		if (spot->hosted & 1u << i)
+			continue;
 		value &= ~(0xffull << shift);
 		value |= (u64)next_byte(spot, i) << shift;
 	}
@@ -336,7 +339,8 @@ static __always_inline bool put(const struct stop *stop, enum step step)
 			break;
 		case STEP_TAILS:
 			for (j = spot->start ?: 1; j < spot->end; j++)
-				put_byte(spot, j, next_byte(spot, j));
+				if (!(spot->hosted & 1u << j))
+					put_byte(spot, j, next_byte(spot, j));
 			break;
 		default:
 			put_byte(spot, 0, next_byte(spot, 0));

@@ -17,7 +17,8 @@ import { planCycles, runCycles } from './guest/cycles.js'
 import { busybox, initramfs, runGuest, type GuestFile, type GuestJob, type GuestResult } from './guest/guest.js'
 import type { Monitor } from './guest/qmp.js'
 import { lottery, seed, seedNote } from './lottery.js'
-import type { ManifestText } from '../src/splice/manifest.js'
+import { readBundle } from '../src/bundle/bundle.js'
+import { placeName, type ManifestText } from '../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const GUEST_SECONDS = 400 // some 20 on a quiet machine
@@ -31,6 +32,10 @@ const MAX_NEAR = 12 // places for a kprobe that may be optimized; not all are
 const CROWDED = 'block:vfs_*, block:ksys_*, block:path_*, block:tcp_*, block:do_sys_*, block:pipe_*, block:__do_sys_ioprio_get, ' +
   'block:try_to_wake_up, block:__schedule, block:enqueue_task_fair, block:dequeue_task_fair, block:seq_read_iter, ' +
   'entry:cmdline_proc_show, return:cmdline_proc_show, entry:__x64_sys_ioprio_get, return:__x64_sys_ioprio_get'
+/** Functions that kprobes are put all over. */
+const PROBED = ['vfs_write', 'pipe_read']
+/** `test; je`, both short, to the instruction behind a short one; test/guest/workload.c calls it so that it jumps. */
+const HIDING = '__x64_sys_time'
 /** Counted, and compared with what was called. */
 const KNOWN = ['__x64_sys_ioprio_get', 'cmdline_proc_show']
 
@@ -53,23 +58,59 @@ const SECOND = `#!/bin/busybox sh
 /bin/busybox poweroff -f
 `
 
+/** A function's instructions, by objdump: offset -> text. */
+function instructions(target: Kernel, name: string): Map<number, string> {
+  const listing = must('objdump', ['-d', '--no-show-raw-insn', `--disassemble=${name}`, target.vmlinux])
+  const start = Number(`0x${/^f{8}([0-9a-f]{8}) </m.exec(listing)?.[1]}`)
+  return new Map([...listing.matchAll(/^ *f{8}([0-9a-f]{8}):\s+(.*)/gm)].map((match) => [Number(`0x${match[1]}`) - start, match[2]!]))
+}
+
+const hex = (offset: number): string => `0x${offset.toString(16)}`
+
+/** A bundle's sites in functions: their names, offsets, lengths. */
+function sitesOf(path: string): { name: string; start: number; length: number }[] {
+  const { manifest, decoded: { tables } } = readBundle(readFileSync(path))
+  return Array.from({ length: tables.siteCount }, (_, i) => {
+    const [name, offset] = placeName(manifest, tables.siteRva[i]!).split('+') as [string, string]
+    return { name, start: Number(offset), length: tables.siteLength[i]! }
+  })
+}
+
 /** Instructions within four bytes before a site of one instruction: an optimized kprobe's jump there reaches into the site. */
 function near(target: Kernel, { sites }: ManifestText): string[] {
   const found: string[] = []
-  const singles = sites.filter((one) => one.tactic === 'jump-over' && /^vfs_/.test(one.at))
-  const image = must('nm', [target.vmlinux]).split('\n').map((line) => line.split(' '))
-  for (const { at } of singles) {
+  for (const { at } of sites.filter((one) => one.tactic === 'jump-over' && /^vfs_/.test(one.at))) {
     const [name, offset] = at.split('+') as [string, string]
-    const start = BigInt(`0x${image.find(([, , symbol]) => symbol === name)?.[0]}`)
-    const place = start + BigInt(offset)
-    const listing = must('objdump', ['-d', '--no-show-raw-insn', `--start-address=${start}`, `--stop-address=${place + 1n}`, target.vmlinux])
-    const insns = [...listing.matchAll(/^ *([0-9a-f]+):\s+(\w+)/gm)].map((match) => ({ address: BigInt(`0x${match[1]}`), mnemonic: match[2]! }))
-    const before = insns.at(-2)
-    if (insns.at(-1)?.address !== place || before === undefined || place - before.address > 4n) continue
-    if (!/^(mov|lea|add|sub|and|or|xor|test|cmp)/.test(before.mnemonic)) continue
-    found.push(`${name}+0x${(before.address - start).toString(16)}`)
+    const all = instructions(target, name)
+    const before = [...all.keys()].filter((one) => one < Number(offset)).at(-1)
+    if (!all.has(Number(offset)) || before === undefined || Number(offset) - before > 4) continue
+    if (/^(mov|lea|add|sub|and|or|xor|test|cmp)/.test(all.get(before)!)) found.push(`${name}+${hex(before)}`)
   }
   return found
+}
+
+/** All instructions of functions: those of no site, and those of sites but the first. */
+function places(target: Kernel, bundle: string, names: readonly string[]): { outside: string[]; inside: string[] } {
+  const outside: string[] = []
+  const inside: string[] = []
+  const all = sitesOf(bundle)
+  for (const name of names) {
+    const sites = all.filter((one) => one.name === name)
+    for (const offset of instructions(target, name).keys()) {
+      const within = sites.some(({ start, length }) => offset > start && offset < start + length)
+      if (!sites.some(({ start }) => start === offset)) (within ? inside : outside).push(`${name}+${hex(offset)}`)
+    }
+  }
+  return { outside, inside }
+}
+
+/** In HIDING: the instruction before its short jump, which is moved together with that, and the one before the jump's target. */
+function hiding(target: Kernel): { moved: string; before: string } {
+  const all = instructions(target, HIDING)
+  const offsets = [...all.keys()]
+  const jump = offsets.findIndex((offset) => /^je /.test(all.get(offset)!))
+  const to = Number(/\+(0x[0-9a-f]+)>$/.exec(all.get(offsets[jump]!)!)?.[1])
+  return { moved: `${HIDING}+${hex(offsets[jump - 1]!)}`, before: `${HIDING}+${hex(offsets[offsets.indexOf(to) - 1]!)}` }
 }
 
 interface Target extends Kernel {
@@ -141,9 +182,18 @@ for (const target of targets) {
   t.test(`${target.name}: ${target.release}, ${target.append || 'default preemption'}`, { timeout: 0 }, async (t) => {
     await world('kprobes', t, async (t) => {
       const candidates = near(target, target.manifest).slice(0, MAX_NEAR)
+      const { outside, inside } = places(target, join(scratch, target.name), PROBED)
+      const { moved, before } = hiding(target)
+      const hidden = join(scratch, `${target.name}.hidden`)
+      plan(target, [`insn:${moved} { @ = count() }`], key, hidden)
+      t.match(manifest(hidden).sites, [{ at: moved, tactic: 'window' }])
       await boot(t, target, 'kprobes', { files: [
         { path: 'site', from: Buffer.from(target.manifest.sites.find((one) => one.tactic === 'jump-over' && /^vfs_read\+/.test(one.at))!.at) },
         { path: 'near', from: Buffer.from(candidates.join('\n')) },
+        { path: 'outside', from: Buffer.from(`${outside.join('\n')}\n`) },
+        { path: 'inside', from: Buffer.from(`${inside.join('\n')}\n`) },
+        { path: 'hidden', from: hidden },
+        { path: 'hiding', from: Buffer.from(before) },
       ] })
     })
     await world('writers', t, async (t) => { await boot(t, target, 'writers') })

@@ -33,8 +33,8 @@
  *
  * `patch` is the code offset of the site's *patch*, but for a hop, which does
  * not reach the code: there it is the index of another site, which must be a
- * springboard, and rel8 leads from the hop to that site's first byte. Bytes of
- * the site after the splice stay as they are.
+ * springboard, and rel8 leads from the hop to that site's first byte. The rest
+ * of the site, which nobody runs, becomes int3s, but for springboards in it.
  *
  * What the stretch is, `flags` say:
  *
@@ -117,7 +117,9 @@
  * optimized one may reach, is refused (KERNINST_E_KPROBE), and remove leaves a
  * site at which one was registered since. The module looks at the kernel's
  * table of kprobes, where kprobe_rva says, and holds the kernel's lock of it
- * while it looks and writes.
+ * while it looks and writes. A kprobe that is registered while a bundle is
+ * applied is not optimized, since the kernel would not see all jumps into its
+ * reach; where that cannot be had, nothing is applied (KERNINST_E_OPTIMIZER).
  *
  * A request that fails leaves everything as it was, but for sites that others
  * have changed since: those are left as they are, and what they may lead to
@@ -302,6 +304,7 @@ struct kerninst_dump {			/* 256 bytes */
 #define KERNINST_E_STOP			15	/* the machine could not be stopped */
 #define KERNINST_E_STOP_LIMIT		16	/* ETIME: max_stop_ns is too short; value: ns that one stop takes at least */
 #define KERNINST_E_KPROBE		17	/* EBUSY: index = site that a kprobe is registered at, or may reach */
+#define KERNINST_E_OPTIMIZER		18	/* EBUSY: new kprobes cannot be kept from being optimized; value: the kernel's errno */
 
 /* Flags of a request. */
 #define KERNINST_TIED		1	/* apply: remove when this open file is closed */

@@ -373,6 +373,7 @@ static void scheduling(void)
 	CHECK(sched_setscheduler(0, SCHED_OTHER, &param) == 0);
 	for (int i = 0; i < 50; i++) {
 		syscall(SYS_getppid);
+		syscall(SYS_time, NULL);
 		syscall(SYS_getpgid, 0);
 		syscall(SYS_getpriority, 0, 0);
 	}

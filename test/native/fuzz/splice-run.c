@@ -234,17 +234,18 @@ static void check_spot(const struct kerninst_spot *spot, u32 index)
 	const struct kerninst_site *site = &world.view->sites[index];
 	unsigned long to;
 	u8 after[16];
-	u32 length;
+	u32 length, i;
 
 	PROMISE(!memcmp(spot->old, world.live[index], site->length));
 	memcpy(after, spot->old, 16);
-	PROMISE(spot->from < spot->to && spot->to <= site->length);
+	PROMISE(spot->from < site->length);
 	memcpy(after + spot->from, spot->fresh + spot->from,
-	       (size_t)(spot->to - spot->from));
+	       (size_t)(site->length - spot->from));
 	/* fresh[] holds the whole splice: stop.c writes from its start, too. */
-	PROMISE(!memcmp(after, spot->fresh, spot->to));
+	PROMISE(!memcmp(after, spot->fresh, site->length));
 	to = leads_to(after, world.base + site->rva, &length);
-	PROMISE(length == spot->to);
+	for (i = length; i < site->length; i++)
+		PROMISE(after[i] == 0xcc);
 	PROMISE(after[0] == opcode[site->kind]);
 	if (site->kind == KERNINST_JCC)
 		PROMISE(after[1] == world.live[index][1]);
