@@ -10,6 +10,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Monitor } from './qmp.js'
+import { staleTrap } from './stale.js'
 
 export interface GuestFile {
   /** Path in the guest, without the leading slash. */
@@ -151,6 +152,9 @@ function qemuArguments(job: GuestJob, folder: string): string[] {
   ]
 }
 
+/** After so long it is looked whether a silent guest hangs. */
+const SILENCE_MS = 60_000
+
 /** How often a guest is started that QEMU lets die. */
 const MAX_STARTS = 3
 
@@ -165,6 +169,7 @@ const STALE_TRAP = [
   /RIP: 0010:\S+\+0x1\/[^\n]*\n[^\n]*Code: [^\n]* e8 <..> .. .. .. /,
   /int3: 0000[^]*RIP: 0010:[^\n]*\n[^\n]*Code: [^\n]* 0f <1f> 44 00 00 /, // a static key's nop as well
   /soft lockup[^]*RIP: 0010:\S+\+0x0\/[^\n]*\n[^\n]*Code: [^\n]* <(?:e8|0f)> /,
+  /^the guest hangs: CPU \d+ takes an int3 at /, // stale.ts
 ]
 
 /** Boots the kernel and runs the script. Rejects when the guest dies, hangs past `seconds`, or says too much. */
@@ -203,10 +208,16 @@ async function runOnce(job: GuestJob): Promise<GuestResult> {
       child.kill('SIGKILL')
     }
     const timer = setTimeout(() => kill(`did not end within ${job.seconds} s`), job.seconds * 1000)
+    const look = (): void => {
+      staleTrap(monitor).then((why) => { if (why !== undefined) kill(`hangs: ${why}`) }, () => undefined)
+    }
+    let silence = setInterval(look, SILENCE_MS)
     let partial = ''
     let received = 0
     child.stdout.setEncoding('latin1').on('data', (chunk: string) => {
       received += chunk.length
+      clearInterval(silence)
+      silence = setInterval(look, SILENCE_MS)
       if (received > MAX_OUTPUT) kill('printed too much')
       const pieces = (partial + chunk).split('\n')
       partial = pieces.pop() ?? ''
@@ -223,6 +234,7 @@ async function runOnce(job: GuestJob): Promise<GuestResult> {
       child.once('close', resolve)
     }).finally(() => {
       clearTimeout(timer)
+      clearInterval(silence)
       running.delete(child)
       monitor.close()
     })
