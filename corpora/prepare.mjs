@@ -2,8 +2,8 @@
 // In: what is to be run (demo, test, bench, coverage or soak) and the recipes in corpora/kernels. Out: every tool that it
 // needs is installed, and every kernel that it needs lies complete in the cache, described by its got.json:
 //   { recipe, release, vmlinux, vmlinuz, kdir, packages: [{ name, version, bytes, sha256 }] }   paths beside got.json
-// A kernel for which a module is built and no more is had in part: NAME.build instead of NAME, without vmlinux and
-// vmlinuz, a thirtieth of what is to be fetched. A whole kernel serves for that too.
+// A kernel that is planned for from its vmlinuz is had in part: NAME.boot instead of NAME, without vmlinux, a tenth of
+// what is to be fetched. A whole kernel serves for that too.
 // A recipe has name, description, release (a pattern of uname -r) and packages: the names by role, in which {release}
 // is the whole release and {abi} the part that all flavours share. linux-compiler-gcc-12-x86 is not among them: it
 // holds nothing but a dependency on gcc-12.
@@ -26,10 +26,10 @@ const HERE = dirname(fileURLToPath(import.meta.url))
 const CACHE = process.env.KERNINST_CACHE ??
   join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'kerninst')
 
-/** What each purpose boots or plans for, and what it builds a module for alone. */
+/** What each purpose needs whole, and what with its vmlinuz alone. */
 const KERNELS = {
   demo: { whole: ['6.1-cloud'] },
-  test: { whole: ['6.1-cloud', '6.12-cloud'], build: ['6.1-rt', '6.1-generic', '6.12-generic'] },
+  test: { whole: ['6.1-cloud', '6.12-cloud'], boot: ['6.1-rt', '6.1-generic', '6.12-generic'] },
   bench: { whole: ['6.1-cloud', '6.12-cloud'] },
   coverage: { whole: ['6.1-cloud', '6.12-cloud', '6.1-rt'] },
   soak: { whole: ['6.1-cloud', '6.12-cloud', '6.1-rt', '6.1-generic', '6.12-generic'] },
@@ -38,7 +38,7 @@ const KERNELS = {
 /** What is fetched of a kernel: part -> roles of packages, and what its folder must hold, by got.json's names. */
 const PARTS = {
   whole: { suffix: '', roles: ['image', 'debug', 'headers', 'common', 'kbuild'], holds: ['vmlinux', 'vmlinuz', 'kdir'] },
-  build: { suffix: '.build', roles: ['headers', 'common', 'kbuild'], holds: ['kdir'] },
+  boot: { suffix: '.boot', roles: ['image', 'headers', 'common', 'kbuild'], holds: ['vmlinuz', 'kdir'] },
 }
 
 const EXIT_USAGE = 64
@@ -320,12 +320,13 @@ function present(folder, { holds }) {
   return holds.every(key => existsSync(join(folder, got[key]))) ? got : undefined
 }
 
-/** vmlinuz, config and vmlinux, from the packages in `debs`. */
+/** vmlinuz and config from the packages in `debs`, and vmlinux, if there is the package of that. */
 function unpackImage(debs, filling, release) {
   unpack(debs.image, filling, [`./boot/vmlinuz-${release}`, `./boot/config-${release}`])
-  unpack(debs.debug, filling, [`./usr/lib/debug/boot/vmlinux-${release}`])
   renameSync(join(filling, 'boot', `vmlinuz-${release}`), join(filling, 'vmlinuz'))
   renameSync(join(filling, 'boot', `config-${release}`), join(filling, 'config'))
+  if (!debs.debug) return
+  unpack(debs.debug, filling, [`./usr/lib/debug/boot/vmlinux-${release}`])
   renameSync(join(filling, 'usr/lib/debug/boot', `vmlinux-${release}`), join(filling, 'vmlinux'))
 }
 
@@ -371,11 +372,11 @@ async function prepareKernel(name, part, update) {
     for (const [role, found] of Object.entries(byRole)) debs[role] = await fetchPackage(found, join(filling, 'deb'))
 
     say(`${name}: unpacking`)
-    if (part === 'whole') unpackImage(debs, filling, release)
+    unpackImage(debs, filling, release)
     const kdir = unpackBuild(debs, filling, release)
     for (const left of ['deb', 'boot', 'usr']) rmSync(join(filling, left), { recursive: true, force: true })
     const got = {
-      recipe: name, release, ...(part === 'whole' ? { vmlinux: 'vmlinux', vmlinuz: 'vmlinuz' } : {}), kdir,
+      recipe: name, release, ...(part === 'whole' ? { vmlinux: 'vmlinux' } : {}), vmlinuz: 'vmlinuz', kdir,
       packages: Object.values(byRole).map(({ name, version, bytes, sha256 }) => ({ name, version, bytes, sha256 })),
     }
     writeFileSync(join(filling, 'got.json'), JSON.stringify(got, null, 2) + '\n')
@@ -384,7 +385,7 @@ async function prepareKernel(name, part, update) {
       rmSync(folder, { recursive: true, force: true })
       renameSync(filling, folder)
     }
-    if (part === 'whole') rmSync(whole + PARTS.build.suffix, { recursive: true, force: true })
+    if (part === 'whole') rmSync(whole + PARTS.boot.suffix, { recursive: true, force: true })
     say(`${name}: ${release} is in ${folder}`)
   } finally {
     rmSync(filling, { recursive: true, force: true })

@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { writeBundle } from '../src/bundle/bundle.js'
 import { readCertificateDer, readKey } from '../src/bundle/keys.js'
-import { ROOT, kernelBuild, keygen, must, run, type KernelBuild, type RunResult } from './guest/artefacts.js'
+import { ROOT, bootKernel, keygen, must, run, type BootKernel, type RunResult } from './guest/artefacts.js'
 import { sampleManifest, sampleTables, sampleTarget } from './sample.js'
 
 const KERNELS = ['6.1-cloud', '6.1-rt', '6.1-generic', '6.12-cloud', '6.12-generic']
@@ -26,7 +26,7 @@ const bytes = (count: number): string => `${count.toLocaleString('en-US')} bytes
 
 // ---- The module ----------------------------------------------------------------------------------------------------
 
-const build = ({ kdir }: KernelBuild, folder: string, options: readonly string[] = []): RunResult =>
+const build = ({ kdir }: BootKernel, folder: string, options: readonly string[] = []): RunResult =>
   run('make', ['-j2', '-C', join(ROOT, 'kmod'), `KDIR=${kdir}`, `OUT=${folder}`, ...CHECKS, ...options])
 
 /** The sources that sparse looked at. */
@@ -36,7 +36,7 @@ const sources = readdirSync(join(ROOT, 'kmod')).filter((name) => name.endsWith('
 
 for (const name of KERNELS) {
   t.test(`the module for ${name}`, async (t) => {
-    const target = kernelBuild(name)
+    const target = bootKernel(name)
     const folder = join(scratch, name)
     const { status, stdout, stderr } = build(target, folder)
     t.equal(status, 0, `is built for ${target.release}`)
@@ -54,7 +54,7 @@ for (const name of KERNELS) {
 
 for (const name of ['6.1-cloud', '6.12-cloud']) {
   t.test(`the module for tests, for ${name}`, async (t) => {
-    const { status, stdout, stderr } = build(kernelBuild(name), join(scratch, `${name}-fault`), TEST_OPTIONS)
+    const { status, stdout, stderr } = build(bootKernel(name), join(scratch, `${name}-fault`), TEST_OPTIONS)
     t.equal(status, 0, 'is built')
     t.equal(stderr, '', 'without a warning')
     t.same(checked(stdout), sources, 'sparse saw every source')
@@ -71,7 +71,7 @@ t.test('a finding would be seen', async (t) => {
     mkdirSync(folder)
     writeFileSync(join(folder, 'plant.c'), `#include <linux/module.h>\n${code}\nMODULE_LICENSE("GPL");\nMODULE_DESCRIPTION("plant");\n`)
     writeFileSync(join(folder, 'Kbuild'), 'obj-m := plant.o\n')
-    const { stderr } = run('make', ['-C', kernelBuild('6.1-cloud').kdir, `M=${folder}`, ...CHECKS, 'modules'])
+    const { stderr } = run('make', ['-C', bootKernel('6.1-cloud').kdir, `M=${folder}`, ...CHECKS, 'modules'])
     t.match(stderr, finding, name)
   }
 })

@@ -3,7 +3,7 @@
 // by us, who cannot live beside whom is refused and says so, counts are right, and in the end the text is what it was.
 //
 // Each guest runs one script of test/guest/world, behind lib.sh; the first wrong thing ends it. Of the two kernels one
-// runs with preempt=full.
+// runs with preempt=full. Three more kernels run the script others.sh alone.
 // Left out: whole kernels and hours (test/soak.ts); what planned code does to registers and flags (move, junk).
 
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -11,7 +11,8 @@ import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
 import {
-  ROOT, buildInjector, buildModule, buildSmallModule, kernel, keygen, manifest, must, plan, program, type Kernel,
+  ROOT, bootKernel, buildInjector, buildModule, buildSmallModule, kernel, keygen, manifest, must, plan, program, type BootKernel,
+  type Kernel,
 } from './guest/artefacts.js'
 import { planCycles, runCycles } from './guest/cycles.js'
 import { busybox, initramfs, runGuest, type GuestFile, type GuestJob, type GuestResult } from './guest/guest.js'
@@ -21,6 +22,8 @@ import { readBundle } from '../src/bundle/bundle.js'
 import { placeName, type ManifestText } from '../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
+/** Others, planned for from their vmlinuz; they do the essential, without the crowd. */
+const OTHERS = ['6.1-rt', '6.1-generic', '6.12-generic']
 const GUEST_SECONDS = 400 // some 20 on a quiet machine
 const NMI_EVERY_MS = 3
 const CYCLES = 8
@@ -113,39 +116,46 @@ function hiding(target: Kernel): { moved: string; before: string } {
   return { moved: `${HIDING}+${hex(offsets[jump - 1]!)}`, before: `${HIDING}+${hex(offsets[offsets.indexOf(to) - 1]!)}` }
 }
 
-interface Target extends Kernel {
+interface Bootable extends BootKernel {
   readonly append: string
-  /** How leave.sh ends it. */
-  readonly endings: readonly string[]
   readonly files: readonly GuestFile[]
   readonly manifest: ManifestText
 }
 
-function prepare(name: string, turn: number): Target {
-  const target = kernel(name)
-  const bundle = join(scratch, name)
+interface Target extends Kernel, Bootable {
+  /** How leave.sh ends it. */
+  readonly endings: readonly string[]
+}
+
+/** Plans what is applied in all scripts, and builds what they need. */
+function equip<T extends BootKernel>(target: T, append: string): T & Bootable {
+  const bundle = join(scratch, target.name)
   plan(target, [`${CROWDED} { @ = count() }`], key, bundle)
   const made = manifest(bundle)
   const slots = (point: string): string => made.points.find((one) => one.point === point)!.parts.map((part) => part.slot).join(',')
   return {
     ...target,
-    append: turn === 0 ? 'preempt=full' : '',
-    endings: turn === 0 ? ['kexec'] : ['panic', 'reboot'],
+    append,
     manifest: made,
     files: [
       ...tools.map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
       { path: 'kerninst.ko', from: buildModule(target, key.cert, scratch) },
-      ...['livepatch', 'walk'].map((one) => ({ path: `${one}.ko`, from: buildSmallModule(target, `test/guest/${one}.c`, scratch) })),
       { path: 'bundle', from: bundle },
       { path: 'points', from: Buffer.from(KNOWN.map((one) => `${one} ${slots(`entry:${one}`)} ${slots(`return:${one}`)}\n`).join('')) },
     ],
   }
 }
 
+function prepare(name: string, turn: number): Target {
+  const target = equip(kernel(name), turn === 0 ? 'preempt=full' : '')
+  const modules = ['livepatch', 'walk'].map((one) => ({ path: `${one}.ko`, from: buildSmallModule(target, `test/guest/${one}.c`, scratch) }))
+  return { ...target, files: [...target.files, ...modules], endings: turn === 0 ? ['kexec'] : ['panic', 'reboot'] }
+}
+
 const targets = KERNELS.map(prepare)
 
 /** Runs a script behind lib.sh. */
-const boot = async (t: Test, target: Target, name: string, job: Partial<GuestJob> = {}): Promise<GuestResult> => {
+const boot = async (t: Test, target: Bootable, name: string, job: Partial<GuestJob> = {}): Promise<GuestResult> => {
   const result = await runGuest({
     vmlinuz: target.vmlinuz,
     script: `${LIB}\ntry insmod /kerninst.ko\n${script(name)}\nexit 0\n`,
@@ -238,5 +248,13 @@ for (const target of targets) {
       })
     }
     t.end()
+  })
+}
+
+for (const name of OTHERS) {
+  await world(name, t, async (t) => {
+    const target = equip(bootKernel(name), '')
+    await boot(t, target, 'others')
+    t.comment(`${target.release}: ${target.manifest.sites.length} sites`)
   })
 }

@@ -10,16 +10,16 @@ import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { ManifestText } from '../../src/splice/manifest.js'
 
-/** What a module is built for. */
-export interface KernelBuild {
+/** A kernel to boot, and to build modules for. */
+export interface BootKernel {
   readonly name: string // of the recipe: '6.1-cloud'
   readonly release: string // uname -r
   readonly kdir: string
+  readonly vmlinuz: string
 }
 
-export interface Kernel extends KernelBuild {
+export interface Kernel extends BootKernel {
   readonly vmlinux: string
-  readonly vmlinuz: string
 }
 
 export interface RunResult {
@@ -43,21 +43,23 @@ export const CLI = join(ROOT, 'dist', 'cli.js')
 const CACHE = process.env['KERNINST_CACHE'] ??
   join(process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache'), 'kerninst')
 
-/** What prepare.mjs fetched into one of these folders; throws with the command that fetches it. */
-const fetched = (name: string, folders: readonly string[]): Kernel => {
+/** What prepare.mjs fetched into one of these folders, and the folder; throws with the command that fetches it. */
+const fetched = (name: string, folders: readonly string[]): [BootKernel, string] => {
   const all = folders.map((folder) => join(CACHE, 'kernels', folder))
   const folder = all.find((each) => existsSync(join(each, 'got.json')))
   if (folder === undefined) throw new Error(`${name} is not in ${all.join(' or ')}; run \`node corpora/prepare.mjs test\``)
   const got = JSON.parse(readFileSync(join(folder, 'got.json'), 'utf8')) as Record<string, string>
-  const path = (key: string): string => join(folder, got[key] ?? '')
-  return { name, release: got['release']!, vmlinux: path('vmlinux'), vmlinuz: path('vmlinuz'), kdir: path('kdir') }
+  return [{ name, release: got['release']!, vmlinuz: join(folder, got['vmlinuz']!), kdir: join(folder, got['kdir']!) }, folder]
 }
 
 /** A whole kernel. */
-export const kernel = (name: string): Kernel => fetched(name, [name])
+export const kernel = (name: string): Kernel => {
+  const [found, folder] = fetched(name, [name])
+  return { ...found, vmlinux: join(folder, 'vmlinux') }
+}
 
-/** Of a kernel, whole or in part, what a module is built with. */
-export const kernelBuild = (name: string): KernelBuild => fetched(name, [name, `${name}.build`])
+/** Of a kernel, whole or in part, what it is booted and built for with. */
+export const bootKernel = (name: string): BootKernel => fetched(name, [name, `${name}.boot`])[0]
 
 /** Runs a command to its end; its output is returned, whatever its status. */
 export function run(command: string, args: readonly string[]): RunResult {
@@ -101,14 +103,14 @@ export function keygen(scratch: string, name: string): Key {
 }
 
 /** Builds the module for one kernel, trusting one certificate, with further options of make. Returns the path of the .ko. */
-export function buildModule(target: KernelBuild, cert: string, scratch: string, options: readonly string[] = []): string {
+export function buildModule(target: BootKernel, cert: string, scratch: string, options: readonly string[] = []): string {
   const folder = join(scratch, `kmod-${target.name}`)
   must('make', ['-C', join(ROOT, 'kmod'), `KDIR=${target.kdir}`, `CERT=${cert}`, `OUT=${folder}`, ...options])
   return join(folder, 'kerninst.ko')
 }
 
 /** Builds a module of one source file, for one kernel. Returns the path of the .ko. */
-export function buildSmallModule(target: KernelBuild, source: string, scratch: string): string {
+export function buildSmallModule(target: BootKernel, source: string, scratch: string): string {
   const name = basename(source, '.c')
   const folder = join(scratch, `${name}-${target.name}`)
   mkdirSync(folder, { recursive: true })
@@ -135,13 +137,13 @@ export interface PlanSummary {
   readonly codeBytes: number
 }
 
-/** Plans programs for a kernel, signed with `key`; returns what `plan --json` says. */
+/** Plans programs for a kernel, from its vmlinux if it has one, signed with `key`; returns what `plan --json` says. */
 export function plan(
-  target: Kernel, programs: readonly string[], key: Key, bundle: string, options: readonly string[] = [],
+  target: Kernel | BootKernel, programs: readonly string[], key: Key, bundle: string, options: readonly string[] = [],
 ): PlanSummary {
   const file = `${bundle}.ki`
   writeFileSync(file, programs.join('\n') + '\n')
-  return JSON.parse(mustKerninst('plan', target.vmlinux, '-o', bundle, '-p', file, '--key', key.key, '--cert', key.cert,
+  return JSON.parse(mustKerninst('plan', 'vmlinux' in target ? target.vmlinux : target.vmlinuz, '-o', bundle, '-p', file, '--key', key.key, '--cert', key.cert,
     '--json', ...options)) as PlanSummary
 }
 
