@@ -213,6 +213,12 @@ for (const target of targets) {
       const [nmis] = lines.filter((line) => line.startsWith('NMIs:')).map((line) => line.slice(5).trim().split(' ').map(Number))
       t.ok(nmis?.every((count) => count >= 5), `NMIs of the CPUs: ${nmis?.join()}`)
     })
+    await world('whole', t, async (t) => {
+      const whole = join(scratch, `${target.name}.whole`)
+      const { sites } = plan(target, ['block:* { @ = count() }'], key, whole)
+      const { lines } = await boot(t, target, 'whole', { cpus: 4, onLine: machinist(), files: [{ path: 'whole', from: whole }] })
+      t.ok(lines.includes('awake'), `suspended to RAM with ${sites} sites`)
+    })
     await world('crowd', t, async (t) => {
       const { lines } = await boot(t, target, 'crowd')
       for (const what of ['interrupted', 'preempted']) {

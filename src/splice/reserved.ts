@@ -7,12 +7,12 @@ import { codeNumber, CODES, type RefusalCode } from './refusal.js'
 
 // ftrace copies ftrace_caller and ftrace_regs_caller, and rewrites labels inside them that no table holds
 // (arch/x86/kernel/ftrace.c, create_trampoline); kprobes copies the optprobe templates (kprobes/opt.c); kexec copies
-// relocate_kernel; static_call.c rewrites __SCT__ trampolines; alternatives rewrite the thunks as a whole.
+// the page from relocate_kernel on; static_call.c rewrites __SCT__ trampolines; alternatives rewrite the thunks as a whole.
 const COPIED = new RegExp(
   '^(' +
     [
       'ftrace_(caller|regs_caller|call|regs_call|stub|graph|epilogue|trace)\\w*', '__fentry__', 'return_to_handler',
-      'arch_rethook_trampoline', 'optprobe_template_\\w*', 'relocate_kernel', '__SCT__.*', '__x86_indirect_\\w*',
+      'arch_rethook_trampoline', 'optprobe_template_\\w*', 'relocate_(kernel|range)', 'swap_pages', '__SCT__.*', '__x86_indirect_\\w*',
       '\\w*_return_thunk', '\\w*_untrain_ret\\w*', 'hypercall_page', 'xen_hypercall_\\w*', 'skl_call_thunk_\\w*',
     ].join('|') +
     ')$',
@@ -45,9 +45,11 @@ const TRACES_NOTIFIERS =
   /^(__traceiter_notifier_\w+|__probestub_notifier_\w+|(perf_)?trace_event_raw_event_notifier_info|perf_trace_notifier_info|(__)?trace_event_buffer_\w+|ring_buffer_(lock_reserve|unlock_commit))$/
 
 // Where the GS base is not yet, or no longer, the per-CPU area's (arch/x86/power/cpu.c, hibernate_asm_64.S,
-// kernel/acpi/wakeup_64.S, machine_kexec_64.c).
+// kernel/acpi/wakeup_64.S, machine_kexec_64.c, kernel/cpu/common.c), and what is called there, mostly through pv_ops: on the
+// way to the MSR that sets it, after sleep (restore_processor_state) and, in 6.1, on a CPU that comes up
+// (load_percpu_segment). The list of places is that of all instructions of both kernels that write %gs or its base.
 const NO_PERCPU_BASE =
-  /^(__)?(restore_processor_state|restore_registers|restore_image|core_restore_code|swsusp_arch_\w+|do_suspend_lowlevel|wakeup_long64|machine_kexec|load_segments|startup_64\w*|secondary_startup_64\w*|x86_acpi_\w+|identity_mapped|virtual_mapped|start_cpu0|soft_restart_cpu|xen_\w*start\w*|pvh_start_xen|common_startup_64)$/
+  /^(__)?(restore_processor_state|restore_registers|restore_image|core_restore_code|swsusp_arch_\w+|do_suspend_lowlevel|wakeup_long64|machine_kexec|load_segments|startup_64\w*|secondary_startup_64\w*|x86_acpi_\w+|identity_mapped|virtual_mapped|start_cpu0|soft_restart_cpu|xen_\w*start\w*|pvh_start_xen|common_startup_64|load_percpu_segment|switch_to_new_gdt|(do_trace|xen|xen_do|native)_(read|write)_msr(_safe)?|xen_load_(gdt|idt)\w*|(pv_)?(native|xen)_(read|write)_cr\d\w*|native_load_(gdt|idt)|cc_platform_has)$/
 
 /** text byte (index = rva - image.textStart) -> number of a refusal code, 0 where free. */
 export const findReserved = (image: Image): Uint8Array => {
