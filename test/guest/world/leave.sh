@@ -1,7 +1,7 @@
-# How this kernel ends with splices applied: /how says.
+# How this kernel ends with all of its blocks counted: /how says.
 warm
 load
-apply; counts
+apply /whole
 echo "leaving: $(cat /how)"
 case $(cat /how) in
   kexec) kexec /vmlinuz /second "console=ttyS0 quiet panic=-1" ;;
