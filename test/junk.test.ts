@@ -4,7 +4,7 @@
 // Twice a kernel: once at one instruction of every function; then at every instruction of those functions that were
 // seen to run, as far as there is room; by whichever tactic serves. The outside judge is the processor: the workloads
 // check their own results, the kernel must not complain, and its text must be as before. That the test can fail is
-// shown by a third run, in which at some places one register is overwritten that is live.
+// shown by a third run of the first, in which at some places one register is overwritten that is live.
 
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -122,6 +122,7 @@ for (const name of KERNELS) {
     t.ok(dense.slotInsn.length > 30_000, `${dense.slotInsn.length} of ${places.length} places in their functions`)
     const dug = await ranUnder('what ran', dense)
 
+    if (name !== KERNELS[0]) return
     const damaged = new Draft(ground)
     const chosen = [...dug].sort((a, b) => a - b)
     for (let k = 0; k < DAMAGED * 4 && damaged.slotInsn.length < DAMAGED; k++) {
@@ -135,6 +136,5 @@ for (const name of KERNELS) {
     const outcome = await run('live junk', damaged, DAMAGED_SECONDS)
       .then((result) => `exit ${result.exit}`, (error: Error) => error.message.split('\n')[0]!)
     t.not(outcome, 'exit 0', `junk in one live register at ${DAMAGED} places is noticed: ${outcome}`)
-    t.end()
   })
 }

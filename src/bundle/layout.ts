@@ -213,6 +213,7 @@ export const REASON = {
   stop: 15,
   stopLimit: 16,
   kprobe: 17,
+  optimizer: 18,
 } as const
 
 /** Flags of a request, and what its answer says of the signature. */

@@ -36,7 +36,7 @@ export const REFUSALS = {
   'copied-text': 'a template or thunk that the kernel copies or rewrites as a whole',
   'machine-stopped': 'runs while the machine is stopped to write the splices, or between an int3 of ours and our handler',
   'no-interrupt-table': 'runs while a CPU that comes up cannot take an exception',
-  'no-percpu-base': 'runs while the per-CPU area is not reachable (suspend, resume, kexec)',
+  'no-percpu-base': 'runs while the per-CPU area is not reachable (suspend, resume, kexec, a CPU that comes up)',
   'ftrace': 'a call to __fentry__, which ftrace rewrites',
   'paravirt': 'a paravirtual call, which the kernel rewrites at boot',
   'alternative': 'an alternative, which the kernel rewrites at boot',
