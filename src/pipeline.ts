@@ -11,7 +11,8 @@ import { NONE } from './image/rva.js'
 import { checkClaims } from './liveness/check.js'
 import type { Verdict } from './liveness/claims.js'
 import { claimsOf, solveLiveness } from './liveness/live.js'
-import { parseProgram, type Probe } from './probe/program.js'
+import { plainProbes, type PlainProbe } from './probe/plain.js'
+import { parseProgram } from './probe/program.js'
 import { resolvePoints, type Point } from './probe/points.js'
 import { checkPlan } from './splice/check.js'
 import { describePlan } from './splice/describe.js'
@@ -96,7 +97,7 @@ const stopwatch = (
 /** Plans a bundle. */
 export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const { seconds, stage } = stopwatch(request.progress)
-  const programs = request.programs.map(({ text, source }) => ({ source, probes: parseProgram(text, source) }))
+  const programs = request.programs.map(({ text, source }) => ({ source, probes: plainProbes(parseProgram(text, source), text, source) }))
   const image = await stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
   const { profile } = request
@@ -160,7 +161,7 @@ export const functionsNamed = (image: Image, names: readonly string[]): number[]
   })
 }
 
-const resolveAll = (image: Image, programs: readonly { source: string; probes: Probe[] }[]): Point[] => {
+const resolveAll = (image: Image, programs: readonly { source: string; probes: PlainProbe[] }[]): Point[] => {
   const points = new Map<string, Point>()
   for (const { source, probes } of programs) {
     for (const point of resolvePoints(image, probes, source)) {

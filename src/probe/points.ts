@@ -5,7 +5,9 @@
 import { EXIT, KerninstError } from '../error.js'
 import type { Image } from '../image/image.js'
 import { hex, NONE, toAddress } from '../image/rva.js'
-import { distance, type PointKind, type Probe } from './program.js'
+import type { PlainProbe } from './plain.js'
+import type { PointKind } from './program.js'
+import { distance } from './scanner.js'
 
 export interface Point {
   readonly name: string //      'entry:vfs_read', 'insn:vfs_read+0x1c'
@@ -43,16 +45,16 @@ const uniqueName = (image: Image, f: number): string => {
   return image.functions.functionsNamed(name).length > 1 ? `${name}@${hex(toAddress(image.base, image.functions.start[f]!))}` : name
 }
 
-const fullName = (probe: Probe, name: string): string =>
+const fullName = (probe: PlainProbe, name: string): string =>
   `${probe.kind}:${name}${probe.kind === 'insn' ? '+' + hex(probe.offset) : ''}`
 
 /**
  * Resolves probes; the same point asked for twice with one aggregate is one point.
  * @throws KerninstError (65) where nothing has the name
  */
-export const resolvePoints = (image: Image, probes: readonly Probe[], source: string): Point[] => {
+export const resolvePoints = (image: Image, probes: readonly PlainProbe[], source: string): Point[] => {
   const points = new Map<string, Point>()
-  const add = (probe: Probe, fn: number, functionName: string): void => {
+  const add = (probe: PlainProbe, fn: number, functionName: string): void => {
     const name = fullName(probe, functionName)
     const key = `${name} ${probe.aggregate} ${fn}`
     if (!points.has(key)) {

@@ -1,35 +1,73 @@
-// The probe language: text in, points and aggregates out, in bpftrace's habits.
+// The probe language: text in, probes out, in bpftrace's habits.
 //
 //   program    = { probe }
-//   probe      = point { "," point } "{" { action [ ";" ] } "}"
+//   probe      = point { "," point } [ "/" expression "/" ] block
 //   point      = kind ":" function [ "+" offset ]
-//   kind       = "entry" | "return" | "insn" | "call" | "block" | "edge"
+//   kind       = "entry" | "return" | "insn" | "call" | "block" | "edge" | "span"
 //   function   = a symbol's name; "*" and "?" are wildcards; or name "@" address, where several functions have that name
-//   action     = aggregate "=" "count" "(" ")"
-//   aggregate  = "@" [ name ]
+//   block      = "{" { statement [ ";" ] } "}"
+//   statement  = aggregate | "if" "(" expression ")" block [ "else" ( block | "if" ... ) ] | "asm" "(" '"' text '"' ")"
+//   aggregate  = "@" [ name ] [ "[" expression "]" ] "=" function
+//   function   = "count" "(" ")" | ( "sum" | "min" | "max" | "avg" | "hist" ) "(" expression ")"
+//              | "lhist" "(" expression "," number "," number "," number ")"
 //
 // Comments run from "//" or "#" to the end of the line. An offset is decimal or 0x hexadecimal; insn needs one, the
-// others take none.
+// others take none. Expressions: expression.ts. A predicate ends at a "/" before a "{".
 
 import { EXIT, KerninstError } from '../error.js'
+import { ExpressionReader, INPUTS, type Expression, type Input } from './expression.js'
+import { Scanner } from './scanner.js'
 
-export type PointKind = 'entry' | 'return' | 'insn' | 'call' | 'block' | 'edge'
+export type PointKind = 'entry' | 'return' | 'insn' | 'call' | 'block' | 'edge' | 'span'
 
-export interface Probe {
-  kind: PointKind
-  pattern: string //   function name, with wildcards
-  offset: number //    bytes from the function's start; 0 but for insn
-  aggregate: string // '' for @
-  line: number //      1-based, of the point
-  column: number
+export interface PointText {
+  readonly kind: PointKind
+  readonly pattern: string //   function name, with wildcards
+  readonly offset: number //    bytes from the function's start; 0 but for insn
+  readonly line: number //      1-based, of the point
+  readonly column: number
 }
 
-const KINDS: readonly PointKind[] = ['entry', 'return', 'insn', 'call', 'block', 'edge']
+export const AGGREGATES = ['count', 'sum', 'min', 'max', 'avg', 'hist', 'lhist'] as const
+export type AggregateKind = (typeof AGGREGATES)[number]
+
+export interface Aggregate {
+  readonly op: 'aggregate'
+  readonly name: string // '' for @
+  readonly key?: Expression
+  readonly kind: AggregateKind
+  readonly value?: Expression // but for count
+  /** Of lhist: the first bucket's start, the last one's end, and how wide each is. */
+  readonly range?: { readonly low: bigint; readonly high: bigint; readonly step: bigint }
+  readonly at: number
+}
+
+export type Statement =
+  | Aggregate
+  | { readonly op: 'if'; readonly test: Expression; readonly then: readonly Statement[]; readonly otherwise: readonly Statement[] }
+  | { readonly op: 'asm'; readonly text: string; readonly at: number }
+
+export interface Probe {
+  readonly points: readonly PointText[]
+  readonly predicate?: Expression
+  readonly body: readonly Statement[]
+}
+
+const KINDS: readonly PointKind[] = ['entry', 'return', 'insn', 'call', 'block', 'edge', 'span']
 const MAX_PROGRAM = 1 << 20
 const MAX_PROBES = 100_000
+const MAX_STATEMENTS = 256 // of one probe, those in its ifs included
+const MAX_NESTED = 32 //      ifs in ifs
+const MAX_BUCKETS = 1000 //   of an lhist, as bpftrace has it
+const MAX_ASM = 4096 //       characters
 
-/** Kinds that the language will have, so that the message can say so. */
-const LATER = new Set(['span'])
+/** What can be told of a call, and nowhere else. */
+const INPUTS_OF: ReadonlyMap<Input, readonly PointKind[]> = new Map<Input, readonly PointKind[]>([
+  ['retval', ['return', 'span']],
+  ['elapsed', ['span']],
+  ['oncpu', ['span']],
+  ...(['arg0', 'arg1', 'arg2', 'arg3', 'arg4', 'arg5'] as const).map((arg): [Input, PointKind[]] => [arg, ['entry', 'call', 'span']]),
+])
 
 /**
  * Parses one program.
@@ -39,147 +77,203 @@ const LATER = new Set(['span'])
 export const parseProgram = (text: string, source: string): Probe[] => new Parser(text, source).program()
 
 class Parser {
-  readonly #text: string
-  readonly #source: string
-  #at = 0
+  readonly #scanner: Scanner
+  readonly #expressions: ExpressionReader
+  #statements = 0
+  #kinds: ReadonlySet<PointKind> = new Set()
 
   constructor(text: string, source: string) {
-    this.#text = text
-    this.#source = source
+    this.#scanner = new Scanner(text, source)
+    this.#expressions = new ExpressionReader(this.#scanner)
     if (text.length > MAX_PROGRAM) throw new KerninstError(EXIT.data, `${source}: longer than ${MAX_PROGRAM} characters`)
   }
 
   program(): Probe[] {
+    const scanner: Scanner = this.#scanner
     const probes: Probe[] = []
-    for (this.#space(); this.#at < this.#text.length; this.#space()) {
-      const points = this.#points()
-      const aggregates = this.#actions()
-      for (const point of points) {
-        for (const aggregate of aggregates) probes.push({ ...point, aggregate })
-        if (probes.length > MAX_PROBES) throw new KerninstError(EXIT.data, `${this.#source}: more than ${MAX_PROBES} probes`)
-      }
+    let points = 0
+    while (!scanner.space().atEnd) {
+      const probe = this.#probe()
+      probes.push(probe)
+      points += probe.points.length
+      if (points > MAX_PROBES) throw new KerninstError(EXIT.data, `${scanner.source}: more than ${MAX_PROBES} probes`)
     }
-    if (probes.length === 0) this.#fail('no probe here; one looks like entry:vfs_read { @ = count() }')
+    if (probes.length === 0) scanner.fail('no probe here; one looks like entry:vfs_read { @ = count() }')
     return probes
   }
 
-  #points(): Omit<Probe, 'aggregate'>[] {
+  #probe(): Probe {
+    const scanner: Scanner = this.#scanner
+    const points = this.#points()
+    this.#kinds = new Set(points.map(({ kind }) => kind))
+    this.#statements = 0
+    let predicate: Expression | undefined
+    if (scanner.space().take('/')) {
+      predicate = this.#expression(true)
+      if (!scanner.space().take('/')) scanner.fail('\'/\' is missing behind the predicate')
+    }
+    const { at } = scanner.space()
+    const body = this.#block(0)
+    if (body.length === 0) scanner.fail('there is no action between { and }', at)
+    return predicate === undefined ? { points, body } : { points, predicate, body }
+  }
+
+  #points(): PointText[] {
+    const scanner: Scanner = this.#scanner
     const points = [this.#point()]
-    for (this.#space(); this.#take(','); this.#space()) {
-      this.#space()
+    while (scanner.space().take(',')) {
+      scanner.space()
       points.push(this.#point())
     }
     return points
   }
 
-  #point(): Omit<Probe, 'aggregate'> {
-    const start = this.#at
-    const kind = this.#word(/[a-z]+/y)
+  #point(): PointText {
+    const scanner: Scanner = this.#scanner
+    const start = scanner.at
+    const kind = scanner.word(/[a-z]+/y)
     const known = KINDS.find((k) => k === kind)
     if (known === undefined) {
-      this.#at = start
-      if (LATER.has(kind)) this.#fail(`${kind}: points are not served yet; there are ${KINDS.join(', ')}`)
-      this.#fail(`${kind === '' ? 'a point' : `'${kind}'`} is not one of ${KINDS.join(', ')}${this.#hint(kind, KINDS)}`)
+      scanner.fail(`${kind === '' ? 'a point' : `'${kind}'`} is not one of ${KINDS.join(', ')}${scanner.hint(kind, KINDS)}`, start)
     }
-    if (!this.#take(':')) this.#fail(`':' and a function's name are missing after ${known}`)
-    let pattern = this.#word(/[A-Za-z0-9_.$*?]+/y)
-    if (pattern === '') this.#fail('a function\'s name is missing')
-    if (this.#take('@')) {
-      const address = this.#word(/0x[0-9a-fA-F]{1,16}/y)
-      if (address === '') this.#fail(`an address is missing after ${pattern}@`)
-      if (/[*?]/.test(pattern)) this.#fail('a name with wildcards takes no address')
+    if (!scanner.take(':')) scanner.fail(`':' and a function's name are missing after ${known}`)
+    let pattern = scanner.word(/[A-Za-z0-9_.$*?]+/y)
+    if (pattern === '') scanner.fail('a function\'s name is missing')
+    if (scanner.take('@')) {
+      const address = scanner.word(/0x[0-9a-fA-F]{1,16}/y)
+      if (address === '') scanner.fail(`an address is missing after ${pattern}@`)
+      if (/[*?]/.test(pattern)) scanner.fail('a name with wildcards takes no address')
       pattern += `@${address}`
     }
     let offset = 0
-    const offsetAt = this.#at
-    if (this.#take('+')) {
-      const digits = this.#word(/0x[0-9a-fA-F]{1,8}|[0-9]{1,9}/y)
-      if (digits === '') this.#fail('an offset is missing after +')
-      if (known !== 'insn') {
-        this.#at = offsetAt
-        this.#fail(`${known}: takes no offset; insn:${pattern}+${digits} is a single instruction`)
-      }
+    const offsetAt = scanner.at
+    if (scanner.take('+')) {
+      const digits = scanner.word(/0x[0-9a-fA-F]{1,8}|[0-9]{1,9}/y)
+      if (digits === '') scanner.fail('an offset is missing after +')
+      if (known !== 'insn') scanner.fail(`${known}: takes no offset; insn:${pattern}+${digits} is a single instruction`, offsetAt)
       offset = Number(digits)
     } else if (known === 'insn') {
-      this.#fail('insn: needs an offset, as in insn:vfs_read+0x1c')
+      scanner.fail('insn: needs an offset, as in insn:vfs_read+0x1c')
     }
-    return { kind: known, pattern, offset, ...this.#place(start) }
+    return { kind: known, pattern, offset, ...scanner.place(start) }
   }
 
-  #actions(): string[] {
-    this.#space()
-    if (this.#text[this.#at] === '/') this.#fail('predicates are not served yet')
-    if (!this.#take('{')) this.#fail('\'{\' is missing before the actions')
-    const aggregates: string[] = []
-    for (this.#space(); !this.#take('}'); this.#space()) {
-      if (this.#at >= this.#text.length) this.#fail('\'}\' is missing')
-      if (!this.#take('@')) this.#fail('an action starts with @, as in @ = count()')
-      aggregates.push(this.#word(/[A-Za-z_][A-Za-z0-9_]{0,63}/y))
-      this.#space()
-      if (!this.#take('=')) this.#fail('\'=\' is missing')
-      this.#space()
-      const start = this.#at
-      const name = this.#word(/[a-z]+/y)
-      if (name !== 'count') {
-        this.#at = start
-        this.#fail(`${name === '' ? 'an aggregate' : `'${name}'`} is not served; there is count()`)
+  /** An expression, whose inputs are to be had at all of the probe's points. */
+  #expression(inPredicate = false): Expression {
+    const read = this.#expressions.read(inPredicate)
+    this.#mustBeHad(read)
+    return read
+  }
+
+  #mustBeHad(one: Expression): void {
+    if (one.op === 'input') {
+      const where = INPUTS_OF.get(one.input)
+      const missing = where && [...this.#kinds].find((kind) => !where.includes(kind))
+      if (missing !== undefined) {
+        this.#scanner.fail(`${one.input} is not known at ${missing}: points, only at ${where!.join(':, ')}:`, one.at)
       }
-      for (const mark of ['(', ')']) {
-        this.#space()
-        if (!this.#take(mark)) this.#fail(`'${mark}' is missing: count()`)
+    }
+    if ('a' in one) this.#mustBeHad(one.a)
+    if ('b' in one) this.#mustBeHad(one.b)
+    if ('test' in one) this.#mustBeHad(one.test)
+  }
+
+  #block(depth: number): Statement[] {
+    const scanner: Scanner = this.#scanner
+    if (depth > MAX_NESTED) scanner.fail(`ifs are nested more than ${MAX_NESTED} deep`)
+    if (!scanner.space().take('{')) scanner.fail('\'{\' is missing before the actions')
+    const statements: Statement[] = []
+    while (!scanner.space().take('}')) {
+      if (scanner.atEnd) scanner.fail('\'}\' is missing')
+      if (++this.#statements > MAX_STATEMENTS) scanner.fail(`more than ${MAX_STATEMENTS} statements in one probe`)
+      statements.push(this.#statement(depth))
+      scanner.space().take(';')
+    }
+    return statements
+  }
+
+  #statement(depth: number): Statement {
+    const scanner: Scanner = this.#scanner
+    const { at } = scanner
+    if (scanner.take('@')) return this.#aggregate(at)
+    const word = scanner.word(/[a-z]+/y)
+    if (word === 'if') return this.#if(depth)
+    if (word === 'asm') return this.#asm(at)
+    scanner.fail(`an action starts with @, as in @ = count(); or it is if (...) { ... }, or asm("...")${scanner.hint(word, ['if', 'asm'])}`, at)
+  }
+
+  #if(depth: number): Statement {
+    const scanner: Scanner = this.#scanner
+    if (!scanner.space().take('(')) scanner.fail('\'(\' is missing: if (condition) { ... }')
+    const test = this.#expression()
+    if (!scanner.space().take(')')) scanner.fail('\')\' is missing behind the condition')
+    const then = this.#block(depth + 1)
+    let otherwise: readonly Statement[] = []
+    scanner.space()
+    if (scanner.peek(/else\b/y) !== '') {
+      scanner.at += 4
+      scanner.space()
+      if (scanner.peek(/if\b/y) === '') otherwise = this.#block(depth + 1)
+      else {
+        if (depth >= MAX_NESTED) scanner.fail(`ifs are nested more than ${MAX_NESTED} deep`)
+        if (++this.#statements > MAX_STATEMENTS) scanner.fail(`more than ${MAX_STATEMENTS} statements in one probe`)
+        scanner.at += 2
+        otherwise = [this.#if(depth + 1)]
       }
-      this.#space()
-      this.#take(';')
     }
-    if (aggregates.length === 0) this.#fail('there is no action between { and }')
-    if (new Set(aggregates).size !== aggregates.length) this.#fail('an aggregate is given twice in one probe')
-    return aggregates
+    return { op: 'if', test, then, otherwise }
   }
 
-  #space(): void {
-    const space = /(?:\s+|\/\/[^\n]*|#[^\n]*)*/y
-    space.lastIndex = this.#at
-    this.#at += space.exec(this.#text)?.[0].length ?? 0
+  #asm(at: number): Statement {
+    const scanner: Scanner = this.#scanner
+    if (!scanner.space().take('(') || !scanner.space().take('"')) scanner.fail('assembly is written asm("...")')
+    const text = scanner.word(/[^"\n\\]*/y)
+    if (!scanner.take('"') || !scanner.space().take(')')) scanner.fail('assembly is written asm("..."), on one line')
+    if (text.trim() === '' || text.length > MAX_ASM) scanner.fail(`assembly of 1 to ${MAX_ASM} characters`, at)
+    return { op: 'asm', text, at }
   }
 
-  #word(pattern: RegExp): string {
-    pattern.lastIndex = this.#at
-    const word = pattern.exec(this.#text)?.[0] ?? ''
-    this.#at += word.length
-    return word
-  }
-
-  #take(mark: string): boolean {
-    if (this.#text[this.#at] !== mark) return false
-    this.#at++
-    return true
-  }
-
-  #place(at: number): { line: number; column: number } {
-    const before = this.#text.slice(0, at)
-    return { line: before.split('\n').length, column: at - before.lastIndexOf('\n') }
-  }
-
-  #hint(word: string, words: readonly string[]): string {
-    const near = word === '' ? undefined : words.find((w) => distance(w, word) <= 2)
-    return near === undefined ? '' : `; did you mean ${near}?`
-  }
-
-  #fail(message: string): never {
-    const { line, column } = this.#place(this.#at)
-    throw new KerninstError(EXIT.data, `${this.#source}:${line}:${column}: ${message}`)
-  }
-}
-
-/** Levenshtein distance, for suggestions. */
-export const distance = (a: string, b: string): number => {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= b.length; j++) {
-      next[j] = Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1))
+  #aggregate(at: number): Aggregate {
+    const scanner: Scanner = this.#scanner
+    const name = scanner.word(/[A-Za-z_][A-Za-z0-9_]{0,63}/y)
+    let key: Expression | undefined
+    if (scanner.space().take('[')) {
+      key = this.#expression()
+      if (!scanner.space().take(']')) scanner.fail('\']\' is missing behind the key')
     }
-    row = next
+    if (!scanner.space().take('=')) scanner.fail('\'=\' is missing')
+    const start = scanner.space().at
+    const word = scanner.word(/[a-z_]+/y)
+    const kind = AGGREGATES.find((one) => one === word)
+    if (kind === undefined) {
+      scanner.fail(`${word === '' ? 'an aggregate' : `'${word}'`} is not one of ${AGGREGATES.map((one) => `${one}()`).join(', ')}${scanner.hint(word, AGGREGATES)}`, start)
+    }
+    if (!scanner.space().take('(')) scanner.fail(`'(' is missing: ${kind}(${kind === 'count' ? '' : '...'})`)
+    let value: Expression | undefined
+    let range: Aggregate['range']
+    if (kind !== 'count') {
+      if (scanner.space().peek(/\)/y) !== '') scanner.fail(`${kind}() of what? as in ${kind}(${INPUTS[2]}${kind === 'lhist' ? ', 0, 4096, 512' : ''})`)
+      value = this.#expression()
+      if (kind === 'lhist') range = this.#range()
+    }
+    if (!scanner.space().take(')')) scanner.fail(`')' is missing: ${kind}(${kind === 'count' ? '' : '...'})`)
+    return { op: 'aggregate', name, ...(key && { key }), kind, ...(value && { value }), ...(range && { range }), at }
   }
-  return row[b.length]!
+
+  #range(): NonNullable<Aggregate['range']> {
+    const scanner: Scanner = this.#scanner
+    const start = scanner.at
+    const [low, high, step] = ['low', 'high', 'step'].map((what) => {
+      if (!scanner.space().take(',')) scanner.fail(`lhist(value, low, high, step): ${what} is missing`)
+      scanner.space()
+      const digits = scanner.word(/-?(?:0x[0-9a-fA-F]{1,15}|[0-9]{1,18})\b/y)
+      if (digits === '') scanner.fail(`lhist's ${what} is a constant`)
+      return digits.startsWith('-') ? -BigInt(digits.slice(1)) : BigInt(digits)
+    }) as [bigint, bigint, bigint]
+    if (step <= 0n || high <= low || (high - low) % step !== 0n) {
+      scanner.fail('lhist goes from low up to high in whole steps: lhist(arg2, 0, 4096, 512)', start)
+    }
+    if ((high - low) / step > MAX_BUCKETS) scanner.fail(`lhist has more than ${MAX_BUCKETS} steps`, start)
+    return { low, high, step }
+  }
 }
