@@ -106,11 +106,9 @@ static bool held;	/* state.c's mutex guards it */
  * kerninst_optimizer_hold - from here on no new kprobe becomes a jump
  * @req: takes the reason
  *
- * One that is just being registered may still: whoever then takes the kprobes'
- * mutex finds it in the table.
- *
- * Context: may sleep; the kprobes' mutex is not held, since the tracer's is
- * taken inside it. Return: 0, or the errno of KERNINST_E_OPTIMIZER.
+ * Context: may sleep; the kprobes' mutex is held, as the kernel's own holds it
+ * where it registers with the tracer (kernel/kprobes.c, __arm_kprobe_ftrace();
+ * 6.1 and 6.12). Return: 0, or the errno of KERNINST_E_OPTIMIZER.
  */
 int kerninst_optimizer_hold(struct kerninst_request *req)
 {
@@ -124,7 +122,7 @@ int kerninst_optimizer_hold(struct kerninst_request *req)
 	return 0;
 }
 
-/* Nothing is applied any more. Context: as above; nothing to do if not held. */
+/* Nothing is applied any more. Context: may sleep; nothing to do if not held. */
 void kerninst_optimizer_release(void)
 {
 	int err;

@@ -275,11 +275,15 @@ static int apply_spots(struct kerninst_request *req, struct parcel *parcel,
 		if (err)
 			err = refuse_stop(req, &outcome, err);
 	}
-	if (err || dry)
+	/* Last, since it is what takes long to take back. */
+	err = err ?: kerninst_optimizer_hold(req);
+	if (err)
 		goto put_heap;
+	if (dry)
+		goto release;
 	if (kerninst_patch_write(parcel->view.code, head->code_bytes)) {
 		err = kerninst_refuse(req, KERNINST_E_MEMORY);
-		goto put_heap;
+		goto release;
 	}
 
 	__module_get(THIS_MODULE);
@@ -308,6 +312,8 @@ put_module:
 	module_put(THIS_MODULE);
 	/* No text leads to a patch, and no CPU is in one any more. */
 	kerninst_patch_write(NULL, 0);
+release:
+	kerninst_optimizer_release();
 put_heap:
 	kheap_put(heap);
 	return err;
@@ -324,16 +330,13 @@ static int apply_locked(struct kerninst_request *req, struct parcel *parcel,
 		return kerninst_refuse(req, KERNINST_E_BUSY);
 	err = kerninst_spots_make(req, &parcel->view, &now.spots);
 	err = err ?: kerninst_kprobe_find(req, &parcel->view, &now.spots);
-	err = err ?: kerninst_optimizer_hold(req);
 	if (!err) {
 		kerninst_kprobe_lock(&now.spots);
 		err = apply_spots(req, parcel, by, misfits, dry);
 		kerninst_kprobe_unlock(&now.spots);
 	}
-	if (now.state != KERNINST_APPLIED && now.state != KERNINST_PARTIAL) {
-		kerninst_optimizer_release();
+	if (now.state != KERNINST_APPLIED && now.state != KERNINST_PARTIAL)
 		kerninst_spots_free(&now.spots);
-	}
 	return err;
 }
 
