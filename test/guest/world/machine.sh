@@ -1,6 +1,7 @@
 # What happens to the machine: CPUs that go and come (of four), NMIs, sleep. The test on the other side answers the lines
 # that begin with @: '@sleep' is about to suspend to RAM and wants to be woken, '@nmi on' wants NMIs.
 online() { echo $2 > /sys/devices/system/cpu/cpu$1/online || fail "CPU $1 online: $2"; }
+nmis() { for n in 1 2 3; do echo l > /proc/sysrq-trigger; done; } # on all CPUs; those that come too soon are one
 warm
 for i in 1 2 3; do online $i 0; done; for i in 1 2 3; do online $i 1; done
 save
@@ -28,8 +29,8 @@ same 'after CPUs went and came all the time'
 
 echo '@nmi on'
 for i in $(seq 1 8); do
-  echo l > /proc/sysrq-trigger # on all CPUs; QEMU's go to CPU 0
-  apply; [ $((i % 4)) = 0 ] && grows __x64_sys_ioprio_get 500 calls 500; echo l > /proc/sysrq-trigger; remove
+  nmis # QEMU's go to CPU 0
+  apply; [ $((i % 4)) = 0 ] && grows __x64_sys_ioprio_get 500 calls 500; nmis; remove
 done
 echo '@nmi off'
 echo "NMIs: $(awk '/NMI:/ { print $2, $3, $4, $5 }' /proc/interrupts)"
