@@ -86,6 +86,9 @@ t.test('limits', (t) => {
     ['x'.repeat(1 << 21), /longer than/],
   ]
   for (const [text, message] of bad) t.throws(() => parseProgram(text, '-e'), { exit: 65, message }, text.slice(0, 40))
+  for (const [what, space] of [['spaces', ' '.repeat(10_000)], ['comments', '# # //\n'.repeat(1000)], ['marks in one comment', `#${' #'.repeat(1000)}\n`]] as const) {
+    t.equal(parseProgram(`entry:f /arg0 /${space}2/ { @ = count() }`, '-e').length, 1, `many ${what} behind a division`)
+  }
   t.doesNotThrow(() => parseProgram(`entry:f { @ = sum(${'('.repeat(60)}1${')'.repeat(60)}) }`, '-e'))
   t.end()
 })

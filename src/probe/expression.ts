@@ -14,7 +14,7 @@
 // distance modulo 64.
 
 import { REGISTER_NAMES } from '../code/registers.js'
-import type { Scanner } from './scanner.js'
+import { SPACE, type Scanner } from './scanner.js'
 
 export const INPUTS = [
   'arg0', 'arg1', 'arg2', 'arg3', 'arg4', 'arg5', 'retval', 'cpu', 'pid', 'tid', 'ticks', 'caller', 'elapsed', 'oncpu',
@@ -52,6 +52,8 @@ const ORDERED: ReadonlySet<BinaryOperator> = new Set(['<', '<=', '>', '>=', '/',
 /** How deep expressions may be nested. */
 export const MAX_DEPTH = 64
 
+/** What ends a predicate. */
+const PREDICATE_END = new RegExp(`/${SPACE.source}\\{`, 'y')
 const NAME = /[A-Za-z_][A-Za-z0-9_]*/y
 const CAST = /\(\s*(u?)int(8|16|32|64)\s*\)/y
 const NUMBER = /0x[0-9a-fA-F_]+|[0-9][0-9_]*/y
@@ -100,7 +102,7 @@ export class ExpressionReader {
     if ((found === '<' || found === '>') && next === found) return undefined
     if (found === '/') {
       if (next === '/') return undefined
-      if (this.#inPredicate && /\/(?:\s+|\/\/[^\n]*|#[^\n]*)*\{/y.test(text.slice(at))) return undefined
+      if (this.#inPredicate && scanner.peek(PREDICATE_END) !== '') return undefined
     }
     return found
   }

@@ -3,7 +3,8 @@
 
 import { EXIT, KerninstError } from '../error.js'
 
-const SPACE = /(?:\s+|\/\/[^\n]*|#[^\n]*)*/y
+/** Space and comments. Each part can be matched in one way alone: where something must follow, nothing is tried again and again. */
+export const SPACE = /(?:\s|(?:\/\/|#)[^\n]*(?:\n|$))*/y
 
 export class Scanner {
   readonly text: string
