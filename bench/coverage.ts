@@ -13,7 +13,6 @@ import { NONE, type Rva } from '../src/image/rva.js'
 import { solveLiveness } from '../src/liveness/live.js'
 import { resolvePoints } from '../src/probe/points.js'
 import { plainProbes } from '../src/probe/plain.js'
-import { parseProgram } from '../src/probe/program.js'
 import { checkPlan } from '../src/splice/check.js'
 import { Draft, LEVEL } from '../src/splice/draft.js'
 import { changesGs, Ground } from '../src/splice/ground.js'
@@ -133,7 +132,7 @@ for (const name of wanted.length > 0 ? wanted : KERNELS) {
   say(`${image.release}: .text ${image.textEnd - image.textStart} bytes, ` +
     `of them ${instrumentableBytes(image, ground.reserved)} of functions that may be instrumented`)
   const planOf = (text: string): Plan => {
-    const plan = makePlan(live, second, resolvePoints(image, plainProbes(parseProgram(text, 'coverage'), text, 'coverage'), 'coverage'))
+    const plan = makePlan(live, second, resolvePoints(image, plainProbes(text, 'coverage'), 'coverage'))
     checkPlan(graph, plan.encoded, plan.reserved, second)
     return plan
   }

@@ -12,7 +12,6 @@ import { checkClaims } from './liveness/check.js'
 import type { Verdict } from './liveness/claims.js'
 import { claimsOf, solveLiveness } from './liveness/live.js'
 import { plainProbes, type PlainProbe } from './probe/plain.js'
-import { parseProgram } from './probe/program.js'
 import { resolvePoints, type Point } from './probe/points.js'
 import { checkPlan } from './splice/check.js'
 import { describePlan } from './splice/describe.js'
@@ -97,7 +96,7 @@ const stopwatch = (
 /** Plans a bundle. */
 export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const { seconds, stage } = stopwatch(request.progress)
-  const programs = request.programs.map(({ text, source }) => ({ source, probes: plainProbes(parseProgram(text, source), text, source) }))
+  const programs = request.programs.map(({ text, source }) => ({ source, probes: plainProbes(text, source) }))
   const image = await stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
   const { profile } = request

@@ -21,8 +21,7 @@ import { hex, NONE } from '../src/image/rva.js'
 import { livenessOf, solveLiveness } from '../src/liveness/live.js'
 import { identify } from '../src/pipeline.js'
 import { resolvePoints } from '../src/probe/points.js'
-import { plainProbes, type PlainProbe } from '../src/probe/plain.js'
-import { parseProgram } from '../src/probe/program.js'
+import { plainProbes } from '../src/probe/plain.js'
 import { showJson } from '../src/report/show.js'
 import { checkPlan, PlanChecker } from '../src/splice/check.js'
 import { CodeBuffer } from '../src/splice/code.js'
@@ -96,9 +95,6 @@ t.test('imports go only to folders further left', (t) => {
   t.end()
 })
 
-/** The plain counts of a program. */
-const parse = (text: string, source: string): PlainProbe[] => plainProbes(parseProgram(text, source), text, source)
-
 t.test('programs', (t) => {
   const good: [string, string[]][] = [
     ['entry:vfs_read { @ = count() }', ['entry:vfs_read+0 @ 1:1']],
@@ -108,7 +104,7 @@ t.test('programs', (t) => {
     ['insn:f+16{@=count()}', ['insn:f+16 @ 1:1']],
   ]
   for (const [text, expected] of good) {
-    const probes = parse(text, '-e').map((p) => `${p.kind}:${p.pattern}+${p.offset} @${p.aggregate} ${p.line}:${p.column}`)
+    const probes = plainProbes(text, '-e').map((p) => `${p.kind}:${p.pattern}+${p.offset} @${p.aggregate} ${p.line}:${p.column}`)
     t.same(probes, expected, text)
   }
   const bad: [string, RegExp][] = [
@@ -129,14 +125,14 @@ t.test('programs', (t) => {
     ['entry:x { @ = count() } garbage', /'garbage' is not one of/],
   ]
   for (const [text, message] of bad) {
-    t.throws(() => parse(text, '-e'), { exit: 65, message }, JSON.stringify(text))
+    t.throws(() => plainProbes(text, '-e'), { exit: 65, message }, JSON.stringify(text))
   }
   for (let i = 0; i < 3000; i++) {
     const from = 'entry:vfs_read, insn:f+0x1c { @x = count(); } // #\n/*?'
     let text = ''
     for (let n = random(40); n > 0; n--) text += from.slice(random(from.length)).slice(0, 1 + random(8))
     try {
-      parse(text, 'fuzz')
+      plainProbes(text, 'fuzz')
     } catch (error) {
       if (!(error instanceof KerninstError)) t.fail(`${JSON.stringify(text)}: ${String(error)}`)
     }
@@ -245,7 +241,7 @@ t.test('kernels in miniature', async (t) => {
     const expects = [...readFileSync(join(folder, source), 'utf8').matchAll(/^# expect (\S+)\s+(.*)$/gm)]
     if (expects.length === 0) throw new Error(`${source} expects nothing`)
     for (const [, point, expected] of expects) {
-      const plan = makePlan(live, second, resolvePoints(image, parse(`${point} { @ = count() }`, 't'), 't'))
+      const plan = makePlan(live, second, resolvePoints(image, plainProbes(`${point} { @ = count() }`, 't'), 't'))
       t.equal(waysOf(image, plan, expected!.includes('[')).join(', '), expected, `${source}: ${point}`)
       checkPlan(live.graph, plan.encoded, plan.reserved, second)
     }
@@ -293,7 +289,7 @@ for (const kernel of KERNELS) {
     const second = await SecondDecoder.load()
     const program = 'entry:vfs_read,return:vfs_read,call:vfs_read,entry:tcp_sendmsg,return:tcp_sendmsg,entry:__schedule,' +
       'return:do_sys_openat2,entry:handle_mm_fault,return:handle_mm_fault,insn:vfs_write+0x20,return:vfs_write { @ = count() }'
-    const planOf = (text: string): Plan => makePlan(live, second, resolvePoints(image, parse(text, 't'), 't'))
+    const planOf = (text: string): Plan => makePlan(live, second, resolvePoints(image, plainProbes(text, 't'), 't'))
     const plan = planOf(program)
 
     t.test('graphs are well formed', (t) => {
@@ -387,7 +383,7 @@ for (const kernel of KERNELS) {
     })
 
     t.test('with a profile, patches of what ran come first', (t) => {
-      const points = resolvePoints(image, parse('block:vfs_*,edge:dev_*,return:do_* { @ = count() }', 't'), 't')
+      const points = resolvePoints(image, plainProbes('block:vfs_*,edge:dev_*,return:do_* { @ = count() }', 't'), 't')
       const rva = Uint32Array.from(new Set(points.flatMap(({ fn }) => {
         const { blockCount, blockFirst, insns } = cutFunction(live.graph, fn)
         return Array.from({ length: blockCount }, (_, b) => insns.rva[blockFirst[b]!]!)
@@ -521,7 +517,7 @@ for (const kernel of KERNELS) {
       t.same(missing, [], 'every function start')
       const names = 'entry:vfs_read,return:vfs_read,entry:tcp_sendmsg,return:do_sys_openat2 { @ = count() }'
       const theirGraph = buildGraph(packed)
-      const theirs = makePlan(solveLiveness(theirGraph), second, resolvePoints(packed, parse(names, 't'), 't'))
+      const theirs = makePlan(solveLiveness(theirGraph), second, resolvePoints(packed, plainProbes(names, 't'), 't'))
       t.same(refusals(theirs), [])
       t.same(theirs.encoded.tables.siteRva, planOf(names).encoded.tables.siteRva, 'the same sites')
       checkPlan(theirGraph, theirs.encoded, theirs.reserved, second)

@@ -1,8 +1,8 @@
-// What of the language is served so far: plain counts. In: parsed probes. Out: one row for each point and aggregate.
+// What of the language is served so far: plain counts. In: a program. Out: one row for each point and aggregate.
 // Everything else is refused here, by name, until it is compiled.
 
 import { EXIT, KerninstError } from '../error.js'
-import type { PointKind, Probe, Statement } from './program.js'
+import { parseProgram, type PointKind, type Statement } from './program.js'
 import { Scanner } from './scanner.js'
 
 /** A point that is counted. */
@@ -16,10 +16,11 @@ export interface PlainProbe {
 }
 
 /**
- * The counts that probes ask for.
- * @throws KerninstError (65) where they ask for more
+ * The counts that a program asks for.
+ * @param source where it is from, for messages: a file's name, or "-e"
+ * @throws KerninstError (65) where it is none, or asks for more
  */
-export const plainProbes = (probes: readonly Probe[], text: string, source: string): PlainProbe[] => {
+export const plainProbes = (text: string, source: string): PlainProbe[] => {
   const scanner = new Scanner(text, source)
   const nameOf = (statement: Statement): string => {
     if (statement.op === 'if') return scanner.fail('if is not served yet', statement.test.at)
@@ -28,7 +29,7 @@ export const plainProbes = (probes: readonly Probe[], text: string, source: stri
     if (statement.key !== undefined) return scanner.fail('keys are not served yet', statement.key.at)
     return statement.name
   }
-  return probes.flatMap(({ points, predicate, body }) => {
+  return parseProgram(text, source).flatMap(({ points, predicate, body }) => {
     if (predicate !== undefined) scanner.fail('predicates are not served yet', predicate.at)
     const names = body.map(nameOf)
     const again = body.find((_, i) => names.indexOf(names[i]!) !== i)

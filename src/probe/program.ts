@@ -180,12 +180,10 @@ class Parser {
 
   #block(depth: number): Statement[] {
     const scanner: Scanner = this.#scanner
-    if (depth > MAX_NESTED) scanner.fail(`ifs are nested more than ${MAX_NESTED} deep`)
     if (!scanner.space().take('{')) scanner.fail('\'{\' is missing before the actions')
     const statements: Statement[] = []
     while (!scanner.space().take('}')) {
       if (scanner.atEnd) scanner.fail('\'}\' is missing')
-      if (++this.#statements > MAX_STATEMENTS) scanner.fail(`more than ${MAX_STATEMENTS} statements in one probe`)
       statements.push(this.#statement(depth))
       scanner.space().take(';')
     }
@@ -195,6 +193,7 @@ class Parser {
   #statement(depth: number): Statement {
     const scanner: Scanner = this.#scanner
     const { at } = scanner
+    if (++this.#statements > MAX_STATEMENTS) scanner.fail(`more than ${MAX_STATEMENTS} statements in one probe`)
     if (scanner.take('@')) return this.#aggregate(at)
     const word = scanner.word(/[a-z]+/y)
     if (word === 'if') return this.#if(depth)
@@ -204,6 +203,7 @@ class Parser {
 
   #if(depth: number): Statement {
     const scanner: Scanner = this.#scanner
+    if (depth >= MAX_NESTED) scanner.fail(`ifs are nested more than ${MAX_NESTED} deep`)
     if (!scanner.space().take('(')) scanner.fail('\'(\' is missing: if (condition) { ... }')
     const test = this.#expression()
     if (!scanner.space().take(')')) scanner.fail('\')\' is missing behind the condition')
@@ -213,13 +213,7 @@ class Parser {
     if (scanner.peek(/else\b/y) !== '') {
       scanner.at += 4
       scanner.space()
-      if (scanner.peek(/if\b/y) === '') otherwise = this.#block(depth + 1)
-      else {
-        if (depth >= MAX_NESTED) scanner.fail(`ifs are nested more than ${MAX_NESTED} deep`)
-        if (++this.#statements > MAX_STATEMENTS) scanner.fail(`more than ${MAX_STATEMENTS} statements in one probe`)
-        scanner.at += 2
-        otherwise = [this.#if(depth + 1)]
-      }
+      otherwise = scanner.peek(/if\b/y) === '' ? this.#block(depth + 1) : [this.#statement(depth + 1)]
     }
     return { op: 'if', test, then, otherwise }
   }
