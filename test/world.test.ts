@@ -61,11 +61,18 @@ const SECOND = `#!/bin/busybox sh
 /bin/busybox poweroff -f
 `
 
-/** A function's instructions, by objdump: offset -> text. */
+const disassembled = new Map<string, Map<number, string>>()
+
+/** A function's instructions, by objdump, which takes long to find it: offset -> text. */
 function instructions(target: Kernel, name: string): Map<number, string> {
+  const which = `${target.name} ${name}`
+  const known = disassembled.get(which)
+  if (known !== undefined) return known
   const listing = must('objdump', ['-d', '--no-show-raw-insn', `--disassemble=${name}`, target.vmlinux])
   const start = Number(`0x${/^f{8}([0-9a-f]{8}) </m.exec(listing)?.[1]}`)
-  return new Map([...listing.matchAll(/^ *f{8}([0-9a-f]{8}):\s+(.*)/gm)].map((match) => [Number(`0x${match[1]}`) - start, match[2]!]))
+  const all = new Map([...listing.matchAll(/^ *f{8}([0-9a-f]{8}):\s+(.*)/gm)].map((match) => [Number(`0x${match[1]}`) - start, match[2]!]))
+  disassembled.set(which, all)
+  return all
 }
 
 const hex = (offset: number): string => `0x${offset.toString(16)}`
@@ -79,10 +86,14 @@ function sitesOf(path: string): { name: string; start: number; length: number }[
   })
 }
 
-/** Instructions within four bytes before a site of one instruction: an optimized kprobe's jump there reaches into the site. */
+/**
+ * Instructions within four bytes before a site of one instruction, MAX_NEAR at most: an optimized kprobe's jump there
+ * reaches into the site.
+ */
 function near(target: Kernel, { sites }: ManifestText): string[] {
   const found: string[] = []
   for (const { at } of sites.filter((one) => one.tactic === 'jump-over' && /^vfs_/.test(one.at))) {
+    if (found.length === MAX_NEAR) break
     const [name, offset] = at.split('+') as [string, string]
     const all = instructions(target, name)
     const before = [...all.keys()].filter((one) => one < Number(offset)).at(-1)
@@ -198,7 +209,7 @@ const world = (name: string, t: Test, run: (t: Test) => Promise<void>): unknown 
 for (const target of targets) {
   t.test(`${target.name}: ${target.release}, ${target.append || 'default preemption'}`, { timeout: 0 }, async (t) => {
     await world('kprobes', t, async (t) => {
-      const candidates = near(target, target.manifest).slice(0, MAX_NEAR)
+      const candidates = near(target, target.manifest)
       const { outside, inside } = places(target, join(scratch, target.name), PROBED)
       const { moved, before } = hiding(target)
       const hidden = join(scratch, `${target.name}.hidden`)

@@ -143,7 +143,8 @@ export function plan(
 ): PlanSummary {
   const file = `${bundle}.ki`
   writeFileSync(file, programs.join('\n') + '\n')
-  return JSON.parse(mustKerninst('plan', 'vmlinux' in target ? target.vmlinux : target.vmlinuz, '-o', bundle, '-p', file, '--key', key.key, '--cert', key.cert,
+  const image = 'vmlinux' in target ? target.vmlinux : target.vmlinuz
+  return JSON.parse(mustKerninst('plan', image, '-o', bundle, '-p', file, '--key', key.key, '--cert', key.cert,
     '--json', ...options)) as PlanSummary
 }
 

@@ -211,13 +211,12 @@ async function runOnce(job: GuestJob): Promise<GuestResult> {
     const look = (): void => {
       staleTrap(monitor).then((why) => { if (why !== undefined) kill(`hangs: ${why}`) }, () => undefined)
     }
-    let silence = setInterval(look, SILENCE_MS)
+    const silence = setInterval(look, SILENCE_MS)
     let partial = ''
     let received = 0
     child.stdout.setEncoding('latin1').on('data', (chunk: string) => {
       received += chunk.length
-      clearInterval(silence)
-      silence = setInterval(look, SILENCE_MS)
+      silence.refresh()
       if (received > MAX_OUTPUT) kill('printed too much')
       const pieces = (partial + chunk).split('\n')
       partial = pieces.pop() ?? ''
