@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What the module's files know of each other. The order is that of a request:
- * signature, payload, identity, splice (live bytes), optimizer and kprobe (who
- * else is there), heap, patch, then course, which takes stops while trap listens;
+ * signature, payload, identity, all three asked by parcel, then splice (live
+ * bytes), kprobe (who else is there), heap, patch, optimizer (who shall not
+ * come), then course, which takes stops while trap listens;
  * counters takes those that copy or zero the heap. state drives them and
  * main.c is the device.
  *
@@ -19,7 +20,7 @@
 #include "fault.h"
 #include "payload.h"
 
-/* e9 rel32: all that a window's splice changes. */
+/* e9 rel32: a window's splice; int3s follow. */
 #define KERNINST_JMP_BYTES	5
 
 /* What a spot's bytes are, as far as we know: who else writes text does not say. */
@@ -122,6 +123,14 @@ struct kheap {
 	u64 memory;			/* all that it takes */
 };
 
+/* A request's payload, checked as far as it needs no state. */
+struct kerninst_parcel {
+	u8 *payload;
+	u8 *signature;
+	struct kerninst_view view;
+	u8 sha256[32];		/* of the payload, as it came */
+};
+
 /* refusal.c */
 int kerninst_refuse(struct kerninst_request *req, u32 reason);
 
@@ -163,6 +172,11 @@ void kerninst_kprobe_check(struct kerninst_request *req,
 			   struct kerninst_spots *spots,
 			   struct kerninst_misfits *misfits);
 void kerninst_kprobe_mark(struct kerninst_spots *spots);
+
+/* parcel.c */
+int kerninst_parcel_open(struct kerninst_request *req,
+			 struct kerninst_parcel *parcel);
+void kerninst_parcel_free(struct kerninst_parcel *parcel);
 
 /* optimizer.c */
 int kerninst_optimizer_hold(struct kerninst_request *req);

@@ -25,8 +25,36 @@
 #include "compat.h"
 #include "kerninst.h"
 
-#ifdef CONFIG_OPTPROBES
-#ifdef CONFIG_DYNAMIC_FTRACE_WITH_REGS
+#if !IS_ENABLED(CONFIG_OPTPROBES) /* no optimizer */
+
+int kerninst_optimizer_hold(struct kerninst_request *req)
+{
+	return 0;
+}
+
+void kerninst_optimizer_release(void)
+{
+}
+
+#elif !IS_ENABLED(CONFIG_DYNAMIC_FTRACE_WITH_REGS) /* nothing to hold it with */
+
+int kerninst_optimizer_hold(struct kerninst_request *req)
+{
+	req->value = EOPNOTSUPP;
+	return kerninst_refuse(req, KERNINST_E_OPTIMIZER);
+}
+
+void kerninst_optimizer_release(void)
+{
+}
+
+#else
+
+/*
+ * While held, else NULL; state.c's mutex guards it. A new one each time: in
+ * 6.1, a filter that was freed stays in it.
+ */
+static struct ftrace_ops *holder;
 
 /* Context: kprobe_mutex held; does not sleep. */
 static notrace int deny(struct optimized_kprobe *op, struct kprobe *unused)
@@ -40,67 +68,35 @@ static void notrace go_to_deny(unsigned long ip, unsigned long parent_ip,
 	ftrace_regs_set_instruction_pointer(regs, (unsigned long)deny);
 }
 
-/* While held. A new one each time: in 6.1, a filter that was freed stays in it. */
-static struct ftrace_ops *holder;
-
 static int hold(void)
 {
 	static unsigned char name[] = "arch_prepare_optimized_kprobe";
+	struct ftrace_ops *ops = MAY_FAIL(kzalloc(sizeof(*ops), GFP_KERNEL));
 	int err;
 
-	holder = MAY_FAIL(kzalloc(sizeof(*holder), GFP_KERNEL));
-	if (!holder)
+	if (!ops)
 		return -ENOMEM;
-	holder->func = go_to_deny;
+	ops->func = go_to_deny;
 	/* As livepatch has them: kernel/livepatch/patch.c, 6.1 and 6.12. */
-	holder->flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT |
+	ops->flags = FTRACE_OPS_FL_IPMODIFY | FTRACE_OPS_FL_PERMANENT |
 		(IS_ENABLED(CONFIG_HAVE_DYNAMIC_FTRACE_WITH_ARGS) ? 0 :
 		 FTRACE_OPS_FL_SAVE_REGS);
-	err = MAY_ERR(-ENOMEM, ftrace_set_filter(holder, name,
-						 sizeof(name) - 1, 1));
+	err = MAY_ERR(-ENOMEM, ftrace_set_filter(ops, name, sizeof(name) - 1,
+						 1));
 	if (err)
-		goto free_holder;
-	err = MAY_ERR(-ENOMEM, register_ftrace_function(holder));
-	if (!err)
-		return 0;
-	ftrace_free_filter(holder);
-free_holder:
-	kfree(holder);
+		goto free_ops;
+	err = MAY_ERR(-ENOMEM, register_ftrace_function(ops));
+	if (err)
+		goto free_filter;
+	holder = ops;
+	return 0;
+
+free_filter:
+	ftrace_free_filter(ops);
+free_ops:
+	kfree(ops);
 	return err;
 }
-
-static int let_go(void)
-{
-	/*
-	 * Waits for every CPU that may be in go_to_deny() or deny(), and for
-	 * every task that may be preempted there: synchronize_rcu_tasks() in
-	 * kernel/trace/ftrace.c, ftrace_shutdown(), since the ops are not the
-	 * kernel's own (6.1 and 6.12).
-	 */
-	int err = unregister_ftrace_function(holder);
-
-	if (err)
-		return err;
-	ftrace_free_filter(holder);
-	kfree(holder);
-	return 0;
-}
-
-#else /* nothing to hold it with */
-
-static int hold(void)
-{
-	return -EOPNOTSUPP;
-}
-
-static int let_go(void)
-{
-	return 0;
-}
-
-#endif
-
-static bool held;	/* state.c's mutex guards it */
 
 /**
  * kerninst_optimizer_hold - from here on no new kprobe becomes a jump
@@ -112,14 +108,12 @@ static bool held;	/* state.c's mutex guards it */
  */
 int kerninst_optimizer_hold(struct kerninst_request *req)
 {
-	int err = held ? 0 : hold();
+	int err = holder ? 0 : hold();
 
-	if (err) {
-		req->value = -err;
-		return kerninst_refuse(req, KERNINST_E_OPTIMIZER);
-	}
-	held = true;
-	return 0;
+	if (!err)
+		return 0;
+	req->value = -err;
+	return kerninst_refuse(req, KERNINST_E_OPTIMIZER);
 }
 
 /* Nothing is applied any more. Context: may sleep; nothing to do if not held. */
@@ -127,27 +121,25 @@ void kerninst_optimizer_release(void)
 {
 	int err;
 
-	if (!held)
+	if (!holder)
 		return;
-	err = let_go();
-	held = err;
-	if (!err)
+	/*
+	 * Waits for every CPU that may be in go_to_deny() or deny(), and for
+	 * every task that may be preempted there: synchronize_rcu_tasks() in
+	 * kernel/trace/ftrace.c, ftrace_shutdown(), since the ops are not the
+	 * kernel's own (6.1 and 6.12).
+	 */
+	err = unregister_ftrace_function(holder);
+	if (err) {
+		/* The tracer has given up (ftrace_kill()), and may still call us. */
+		pr_warn("kerninst: the function tracer does not let go (%d): the module stays\n",
+			err);
+		__module_get(THIS_MODULE);
 		return;
-	/* The tracer has given up (ftrace_kill()), and may still call us. */
-	pr_warn("kerninst: the function tracer does not let go (%d): the module stays\n",
-		err);
-	__module_get(THIS_MODULE);
-}
-
-#else /* no optimizer */
-
-int kerninst_optimizer_hold(struct kerninst_request *req)
-{
-	return 0;
-}
-
-void kerninst_optimizer_release(void)
-{
+	}
+	ftrace_free_filter(holder);
+	kfree(holder);
+	holder = NULL;
 }
 
 #endif

@@ -29,7 +29,6 @@
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
-#include <crypto/sha2.h>
 #include "compat.h"
 #include "kerninst.h"
 
@@ -47,68 +46,6 @@ static struct {
 	struct kheap *heap;		/* but for IDLE */
 	struct kerninst_opened *owner;	/* remove when it is closed; or NULL */
 } now = { .state = KERNINST_IDLE };
-
-/* A request's payload, checked as far as it needs no state. */
-struct parcel {
-	u8 *payload;
-	u8 *signature;
-	struct kerninst_view view;
-	u8 sha256[SHA256_DIGEST_SIZE];
-};
-
-static void parcel_free(struct parcel *parcel)
-{
-	kvfree(parcel->signature);
-	kvfree(parcel->payload);
-}
-
-/* Copy, verify that copy, parse that copy, compare it with this kernel. */
-static int parcel_open(struct kerninst_request *req, struct parcel *parcel)
-{
-	u32 reason;
-	int err;
-
-	memset(parcel, 0, sizeof(*parcel));
-	if (req->payload_bytes > KERNINST_MAX_PAYLOAD ||
-	    req->signature_bytes > KERNINST_MAX_SIGNATURE)
-		return kerninst_refuse(req, KERNINST_E_TOO_LARGE);
-	if (req->payload_bytes < sizeof(struct kerninst_payload))
-		return kerninst_refuse(req, KERNINST_E_MALFORMED);
-	parcel->payload = MAY_FAIL(kvmalloc(req->payload_bytes,
-					    GFP_KERNEL_ACCOUNT));
-	parcel->signature = MAY_FAIL(kvmalloc(req->signature_bytes + 1,
-					      GFP_KERNEL_ACCOUNT));
-	err = kerninst_refuse(req, KERNINST_E_MEMORY);
-	if (!parcel->payload || !parcel->signature)
-		goto fail;
-	err = -EFAULT;
-	req->reason = KERNINST_OK;
-	if (copy_from_user(parcel->payload, u64_to_user_ptr(req->payload),
-			   req->payload_bytes) ||
-	    copy_from_user(parcel->signature, u64_to_user_ptr(req->signature),
-			   req->signature_bytes))
-		goto fail;
-
-	err = kerninst_signature_check(req, parcel->payload,
-				       parcel->signature);
-	if (err)
-		goto fail;
-	reason = kerninst_payload_parse(parcel->payload, req->payload_bytes,
-					&parcel->view, &req->index);
-	err = kerninst_refuse(req, reason);
-	if (err)
-		goto fail;
-	err = kerninst_identity_check(req, &parcel->view);
-	if (err)
-		goto fail;
-	/* Before the code in it is completed. */
-	sha256(parcel->payload, req->payload_bytes, parcel->sha256);
-	return 0;
-
-fail:
-	parcel_free(parcel);
-	return err;
-}
 
 /* The first of the spots that were left, and how many. */
 static void show_left(struct kerninst_request *req,
@@ -179,7 +116,7 @@ static void heap_publish(struct kheap *heap)
 }
 
 /* Who a heap belongs to, also if the machine dies while it is applied. */
-static void head_name(struct kerninst_heap *head, const struct parcel *parcel,
+static void head_name(struct kerninst_heap *head, const struct kerninst_parcel *parcel,
 		      const struct kerninst_request *req)
 {
 	const struct kerninst_payload *from = parcel->view.head;
@@ -198,7 +135,7 @@ static u64 splices_memory(u32 sites, u32 code_bytes)
 }
 
 /* Make now.spots: all of them may be applied, or none is. Locked. */
-static int make_spots(struct kerninst_request *req, const struct parcel *parcel,
+static int make_spots(struct kerninst_request *req, const struct kerninst_parcel *parcel,
 		      struct kerninst_misfits *misfits)
 {
 	const struct kerninst_payload *head = parcel->view.head;
@@ -247,7 +184,7 @@ static int write_sites(const struct kerninst_request *req,
 }
 
 /* Context: state_lock and the kprobes' lock held. */
-static int apply_spots(struct kerninst_request *req, struct parcel *parcel,
+static int apply_spots(struct kerninst_request *req, struct kerninst_parcel *parcel,
 		       struct kerninst_opened *by,
 		       struct kerninst_misfits *misfits, bool dry)
 {
@@ -320,7 +257,7 @@ put_heap:
 }
 
 /* Context: state_lock held. */
-static int apply_locked(struct kerninst_request *req, struct parcel *parcel,
+static int apply_locked(struct kerninst_request *req, struct kerninst_parcel *parcel,
 			struct kerninst_opened *by,
 			struct kerninst_misfits *misfits, bool dry)
 {
@@ -377,10 +314,10 @@ int kerninst_request_apply(struct kerninst_request *req,
 			   struct kerninst_opened *by, bool dry)
 {
 	struct kerninst_misfits misfits;
-	struct parcel parcel;
+	struct kerninst_parcel parcel;
 	int err;
 
-	err = parcel_open(req, &parcel);
+	err = kerninst_parcel_open(req, &parcel);
 	if (err)
 		return err;
 	err = misfits_alloc(req, parcel.view.head->site_count, &misfits);
@@ -393,7 +330,7 @@ int kerninst_request_apply(struct kerninst_request *req,
 		err = misfits_show(req, &misfits, err);
 	kvfree(misfits.list);
 free_parcel:
-	parcel_free(&parcel);
+	kerninst_parcel_free(&parcel);
 	return err;
 }
 
