@@ -48,8 +48,17 @@ const TRACES_NOTIFIERS =
 // kernel/acpi/wakeup_64.S, machine_kexec_64.c, kernel/cpu/common.c), and what is called there, mostly through pv_ops: on the
 // way to the MSR that sets it, after sleep (restore_processor_state) and, in 6.1, on a CPU that comes up
 // (load_percpu_segment). The list of places is that of all instructions of both kernels that write %gs or its base.
-const NO_PERCPU_BASE =
-  /^(__)?(restore_processor_state|restore_registers|restore_image|core_restore_code|swsusp_arch_\w+|do_suspend_lowlevel|wakeup_long64|machine_kexec|load_segments|startup_64\w*|secondary_startup_64\w*|x86_acpi_\w+|identity_mapped|virtual_mapped|start_cpu0|soft_restart_cpu|xen_\w*start\w*|pvh_start_xen|common_startup_64|load_percpu_segment|switch_to_new_gdt|(do_trace|xen|xen_do|native)_(read|write)_msr(_safe)?|xen_load_(gdt|idt)\w*|(pv_)?(native|xen)_(read|write)_cr\d\w*|native_load_(gdt|idt)|cc_platform_has)$/
+const NO_PERCPU_BASE = new RegExp(
+  '^(__)?(' +
+    [
+      'restore_processor_state', 'restore_registers', 'restore_image', 'core_restore_code', 'swsusp_arch_\\w+', 'do_suspend_lowlevel',
+      'wakeup_long64', 'machine_kexec', 'load_segments', 'startup_64\\w*', 'secondary_startup_64\\w*', 'x86_acpi_\\w+',
+      'identity_mapped', 'virtual_mapped', 'start_cpu0', 'soft_restart_cpu', 'xen_\\w*start\\w*', 'pvh_start_xen',
+      'common_startup_64', 'load_percpu_segment', 'switch_to_new_gdt', '(do_trace|xen|xen_do|native)_(read|write)_msr(_safe)?',
+      'xen_load_(gdt|idt)\\w*', '(pv_)?(native|xen)_(read|write)_cr\\d\\w*', 'native_load_(gdt|idt)', 'cc_platform_has',
+    ].join('|') +
+    ')$',
+)
 
 /** text byte (index = rva - image.textStart) -> number of a refusal code, 0 where free. */
 export const findReserved = (image: Image): Uint8Array => {
