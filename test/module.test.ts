@@ -114,7 +114,7 @@ t.test('the injector under sanitizers', async (t) => {
   flipped[flipped.length >> 1]! ^= 1
   const bundle = file('whole.bundle', whole)
   const nowhere = join(scratch, 'no', 'such')
-  // What a machine without the module answers; test/line.test.ts has the rest.
+  // What a machine without the module answers; test/guest/line.test.ts has the rest.
   const cases: readonly (readonly [what: string, exit: number, ...args: string[]])[] = [
     ['no command', 64], ['an unknown command', 64, 'frobnicate'], ['a command with too little', 64, 'apply'],
     ['a command with too much', 64, 'check', bundle, bundle, bundle],

@@ -2,7 +2,7 @@
 // guest, of random bundles, while everybody else writes kernel text too (test/guest/world/cycles.sh).
 // Invariant: what is planned and in which order it is applied follows from the seed; what the guest's threads make of it
 // does not. A guest that ends with another text, a lost count or a complaint of the kernel is a failure.
-// Left out: how many, and what to do about failures (test/soak.ts, test/world.test.ts).
+// Left out: how many, and what to do about failures (test/soak.ts, test/guest/world.test.ts).
 
 import { readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'

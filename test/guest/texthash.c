@@ -2,11 +2,15 @@
 /*
  * In: a kernel whose /proc/kcore and /proc/kallsyms root may read. Out: its
  * text as it is in memory, written to a file, or compared byte for byte with
- * such a file.
+ * such a file of the same boot.
  *
- *	texthash save FILE	writes [_stext, _etext) and prints its size and FNV-1a
+ *	texthash save FILE	writes [_stext, _etext), behind both addresses (8 bytes
+ *				each), and prints its size and FNV-1a
  *	texthash diff FILE	prints every differing range as function+0xoffset
  *				and exits 1 when there is any
+ *
+ * kallsyms takes seconds to read in an emulator, so the file says where the
+ * text is, and names are looked up only for what differs.
  *
  * Invariant: all of the text is read or the program fails; what may not change
  * is decided by the caller. The text segment of kcore covers _text to _end
@@ -25,6 +29,7 @@
 #define MAX_TEXT	(64ul << 20)
 #define MAX_HEADERS	64
 #define MAX_RANGES	40	/* printed; the rest is only counted */
+#define STRIDE		4096	/* compared at once */
 
 static unsigned long long text_start, text_end;
 
@@ -56,9 +61,13 @@ static void find_text(void)
 			text_end = address;
 	}
 	fclose(file);
+}
+
+static void check_text(const char *source)
+{
 	errno = 0;
 	if (!text_start || text_end <= text_start || text_end - text_start > MAX_TEXT)
-		fail("_stext and _etext of /proc/kallsyms");
+		fail(source);
 }
 
 /* The text symbol at or below an address. */
@@ -127,40 +136,48 @@ static void report(const unsigned char *then, const unsigned char *now, size_t f
 	printf("\n");
 }
 
-int main(int argc, char **argv)
+static int save(const char *path)
 {
+	unsigned long long hash = 0xcbf29ce484222325ull;
 	unsigned char *now;
-	size_t size, ranges = 0, bytes = 0;
+	size_t size;
+	FILE *file;
 
-	if (argc != 3 || (strcmp(argv[1], "save") && strcmp(argv[1], "diff"))) {
-		fprintf(stderr, "usage: texthash save|diff FILE\n");
-		return 64;
-	}
 	find_text();
+	check_text("_stext and _etext of /proc/kallsyms");
 	now = read_text(&size);
-	if (!strcmp(argv[1], "save")) {
-		FILE *file = fopen(argv[2], "w");
-		unsigned long long hash = 0xcbf29ce484222325ull;
+	file = fopen(path, "w");
+	if (!file || fwrite(&text_start, 8, 1, file) != 1 || fwrite(&text_end, 8, 1, file) != 1 ||
+	    fwrite(now, 1, size, file) != size || fclose(file))
+		fail(path);
+	for (size_t i = 0; i < size; i++)
+		hash = (hash ^ now[i]) * 0x100000001b3ull;
+	printf("text: %zu bytes, %016llx\n", size, hash);
+	return 0;
+}
 
-		if (!file || fwrite(now, 1, size, file) != size || fclose(file))
-			fail(argv[2]);
-		for (size_t i = 0; i < size; i++)
-			hash = (hash ^ now[i]) * 0x100000001b3ull;
-		printf("text: %zu bytes, %016llx\n", size, hash);
-		return 0;
-	}
+static int diff(const char *path)
+{
+	size_t size, ranges = 0, bytes = 0;
+	unsigned char *now, *then;
+	FILE *file = fopen(path, "r");
 
-	unsigned char *then = malloc(size);
-	FILE *file = fopen(argv[2], "r");
-
-	if (!then || !file || fread(then, 1, size, file) != size || fgetc(file) != EOF)
-		fail(argv[2]);
+	if (!file || fread(&text_start, 8, 1, file) != 1 || fread(&text_end, 8, 1, file) != 1)
+		fail(path);
+	check_text(path);
+	now = read_text(&size);
+	then = malloc(size);
+	if (!then || fread(then, 1, size, file) != size || fgetc(file) != EOF)
+		fail(path);
 	for (size_t i = 0; i < size; i++) {
-		size_t end = i;
+		size_t end;
 
-		if (then[i] == now[i])
+		while (i % STRIDE == 0 && i + STRIDE <= size && !memcmp(then + i, now + i, STRIDE))
+			i += STRIDE;
+		if (i == size || then[i] == now[i])
 			continue;
 		/* Bytes of one change that happen to be equal do not split it. */
+		end = i;
 		for (size_t j = i; j < size && j < end + 8; j++)
 			if (then[j] != now[j])
 				end = j + 1;
@@ -171,4 +188,14 @@ int main(int argc, char **argv)
 	}
 	printf("text: %zu ranges, %zu bytes differ of %zu\n", ranges, bytes, size);
 	return ranges ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 3 && !strcmp(argv[1], "save"))
+		return save(argv[2]);
+	if (argc == 3 && !strcmp(argv[1], "diff"))
+		return diff(argv[2]);
+	fprintf(stderr, "usage: texthash save|diff FILE\n");
+	return 64;
 }

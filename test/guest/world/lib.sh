@@ -1,4 +1,4 @@
-# What the scripts of test/world.test.ts have in common. The first thing that is not as it should be ends the guest.
+# What the scripts of test/guest/world.test.ts have in common. The first thing that is not as it should be ends the guest.
 
 fail() { echo "failed: $1: $(tail -n 3 /tmp/said)"; dmesg | tail -n 5; exit 1; }
 try() { "$@" >/tmp/said 2>&1 || fail "$*"; }

@@ -10,11 +10,11 @@ import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
 import {
   ROOT, buildInjector, buildModule, kernel, kerninst, keygen, manifest, must, mustKerninst, plan, program,
-} from './guest/artefacts.js'
-import type { Kernel } from './guest/artefacts.js'
-import { runGuest } from './guest/guest.js'
-import type { GuestFile, GuestResult } from './guest/guest.js'
-import type { ManifestPoint, ManifestText } from '../src/splice/manifest.js'
+} from './artefacts.js'
+import type { Kernel } from './artefacts.js'
+import { runGuest } from './guest.js'
+import type { GuestFile, GuestResult } from './guest.js'
+import type { ManifestPoint, ManifestText } from '../../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const ROUNDS = 5 //     of the workload while both count

@@ -10,9 +10,9 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t from 'tap'
-import { readBundle } from '../src/bundle/bundle.js'
-import { buildModule, kernel, keygen, plan, program } from './guest/artefacts.js'
-import { runGuest } from './guest/guest.js'
+import { readBundle } from '../../src/bundle/bundle.js'
+import { buildModule, kernel, keygen, plan, program } from './artefacts.js'
+import { runGuest } from './guest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const MUTANTS = Number(process.env['KERNINST_MUTANTS'] ?? 20_000)

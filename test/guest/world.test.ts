@@ -13,13 +13,13 @@ import t, { type Test } from 'tap'
 import {
   ROOT, bootKernel, buildInjector, buildModule, buildSmallModule, kernel, keygen, manifest, must, plan, program, type BootKernel,
   type Kernel,
-} from './guest/artefacts.js'
-import { planCycles, runCycles } from './guest/cycles.js'
-import { busybox, initramfs, runGuest, type GuestFile, type GuestJob, type GuestResult } from './guest/guest.js'
-import type { Monitor } from './guest/qmp.js'
-import { lottery, seed, seedNote } from './lottery.js'
-import { readBundle } from '../src/bundle/bundle.js'
-import { placeName, type ManifestText } from '../src/splice/manifest.js'
+} from './artefacts.js'
+import { planCycles, runCycles } from './cycles.js'
+import { busybox, initramfs, runGuest, type GuestFile, type GuestJob, type GuestResult } from './guest.js'
+import type { Monitor } from './qmp.js'
+import { lottery, seed, seedNote } from '../lottery.js'
+import { readBundle } from '../../src/bundle/bundle.js'
+import { placeName, type ManifestText } from '../../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 /** Others, planned for from their vmlinuz; they do the essential, without the crowd. */

@@ -6,8 +6,8 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t from 'tap'
-import { buildInjector, buildModule, kernel, keygen, mustKerninst, plan, program } from './guest/artefacts.js'
-import { runGuest } from './guest/guest.js'
+import { buildInjector, buildModule, kernel, keygen, mustKerninst, plan, program } from './artefacts.js'
+import { runGuest } from './guest.js'
 
 const GUEST_SECONDS = 120
 const MEMORY_MB = 512
