@@ -85,7 +85,7 @@ export class ExpressionReader {
       const a = this.#expression()
       if (!scanner.space().take(':')) scanner.fail('\':\' is missing: condition ? one : other')
       const b = this.#expression()
-      result = { op: 'choice', test, a, b, signed: this.#common(a, b), at }
+      result = { op: 'choice', test, a, b, signed: operandsSigned(a, b), at }
     }
     this.#depth--
     return result
@@ -120,14 +120,9 @@ export class ExpressionReader {
       scanner.at += operator.length
       const b = this.#binary(level + 1)
       if (ORDERED.has(operator)) this.#mustAgree(operator, a, b, at)
-      const signed = COMPARISONS.has(operator) || (operator === '<<' || operator === '>>' ? a.signed : this.#common(a, b))
+      const signed = COMPARISONS.has(operator) || (operator === '<<' || operator === '>>' ? a.signed : operandsSigned(a, b))
       a = { op: 'binary', operator, a, b, signed, at }
     }
-  }
-
-  #common(a: Expression, b: Expression): boolean {
-    const [one, other] = [isConstant(a), isConstant(b)]
-    return one && !other ? b.signed : other && !one ? a.signed : a.signed && b.signed
   }
 
   /** A negative constant beside an unsigned value would be a huge one. */
@@ -195,6 +190,12 @@ export class ExpressionReader {
     if (register < 0) scanner.fail(`'${name}' is not one of ${REGISTER_NAMES.join(', ')}${scanner.hint(name, REGISTER_NAMES)}`, at)
     return { op: 'register', register, signed: false, at }
   }
+}
+
+/** Whether two operands are compared, or divided, as signed numbers. */
+export const operandsSigned = (a: Expression, b: Expression): boolean => {
+  const [one, other] = [isConstant(a), isConstant(b)]
+  return one && !other ? b.signed : other && !one ? a.signed : a.signed && b.signed
 }
 
 /** Whether the value is the same always. */
