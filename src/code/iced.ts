@@ -7,10 +7,11 @@ import type * as Iced from 'iced-x86'
 const iced = createRequire(import.meta.url)('iced-x86') as typeof Iced
 
 export const {
-  Code, Decoder, DecoderOptions, FlowControl, Formatter, FormatterSyntax, Instruction, InstructionInfoFactory, MemorySizeExt,
-  Mnemonic, OpAccess, OpKind, Register,
+  Code, ConditionCode, Decoder, DecoderOptions, FlowControl, Formatter, FormatterSyntax, Instruction, InstructionInfoFactory,
+  MemorySizeExt, Mnemonic, OpAccess, OpKind, Register,
 } = iced
 export type Code = Iced.Code
+export type ConditionCode = Iced.ConditionCode
 export type Decoder = Iced.Decoder
 export type Instruction = Iced.Instruction
 export type Mnemonic = Iced.Mnemonic

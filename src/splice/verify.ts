@@ -1,0 +1,475 @@
+// The verifier of probe programs: the finished bytes of one in, nothing out, or a Mistake. It is for machine code what the
+// kernel's own verifier is for BPF, and shares no code with who compiles: it proves, from the bytes alone, that
+//
+//   control leaves at the end and nowhere else, and soon: all jumps lead forward, to the start of an instruction
+//   what is live at the end is what it was at the start, and the stack is where it was
+//   no memory is changed but whole slots that the program may change, each with one instruction
+//   no memory is read but those, pushed words, the return address, and the fields of `task`
+//   nothing traps: no address but those, no division but of 64 bits by what is not zero
+//
+// Since no jump leads back, one pass in the order of addresses is a complete abstract interpretation: whatever leads to
+// an instruction lies before it, and the states that come together there are merged (abstract.ts has the lattice).
+// Left out: whether a program computes what its text says.
+
+import { ConditionCode } from '../code/iced.js'
+import { AF, CF, FLAGS, OF, PF, SF, ZF, namesOf, type RegisterSet } from '../code/registers.js'
+import {
+  BIT, UNKNOWN, UNKNOWN_WITH_BIT, State, TASK, foundBy, hasBit, intervalOf, lowHalf, mergeValues, numberIn, wordOf,
+  type SlotValue, type Value,
+} from './abstract.js'
+import { Allowed, type Memory, type Operand, type Step } from './allowed.js'
+import * as interval from './interval.js'
+import type { Interval } from './interval.js'
+import type { Opinions } from './opinion.js'
+import { Mistake } from './patchreader.js'
+import { FIXUP_KIND, type PatchTables } from './tables.js'
+
+/** Heap slots (u64 each) that the code may change: an array of slots that lie in one piece of the heap. */
+export interface SlotRange {
+  readonly first: number
+  readonly count: number
+}
+
+/** What of the kernel's own data may be read. Offsets as in `mov %gs:OFFSET,%r`, and in struct task_struct. */
+export interface TaskLayout {
+  readonly current: number
+  readonly cpu: number
+  readonly pid: number
+  readonly tgid: number
+}
+
+export interface ProgramTerms {
+  readonly live: RegisterSet //          registers and flags that must be, at the end, what they were at the start
+  readonly slots: readonly SlotRange[]
+  readonly task: TaskLayout | undefined // undefined: neither may be read
+  readonly returnAddress: number //      bytes from %rsp at the start to the function's return address; -1: may not be read
+}
+
+/** What is known of a program where it ends. */
+export interface Interpreted {
+  readonly last: State
+  readonly fixup: number //        the first one that is not in it
+  readonly instructions: number
+}
+
+const MAX_BYTES = 1 << 16
+const MAX_INSTRUCTIONS = 1 << 14
+const MAX_PUSHED = 32
+
+const WORD = 8
+const RSP = 4
+const RAX = 0
+const RDX = 2
+
+const AH_FLAGS: RegisterSet = CF | PF | AF | ZF | SF
+
+/** The kernel's NR_CPUS is at most this (arch/x86/Kconfig, up to 6.14). */
+const MAX_CPUS = 8192n
+
+const CPU = numberIn(interval.upTo(MAX_CPUS - 1n))
+const HALF = numberIn(interval.upTo(interval.LARGEST[32]!))
+/** A slide keeps the kernel's image within the upper 2 GiB of addresses. */
+const SLIDE = numberIn(interval.upTo(0x7fff_ffffn))
+const ZERO = interval.only(0n)
+
+/** ConditionCode -> the one that holds where it does not. They are from 1 on, in pairs. */
+const opposite = (condition: ConditionCode): ConditionCode => ((condition - 1) ^ 1) + 1
+
+class Interpreting {
+  readonly #tables: PatchTables
+  readonly #allowed: Allowed
+  readonly #terms: ProgramTerms
+  readonly #end: number
+  readonly #waiting = new Map<number, State>() // offset of a jump's target -> what is known there
+  #state: State | undefined = State.start() //    undefined: control does not come here from before
+  #fixup: number
+  #at: number
+
+  constructor(tables: PatchTables, allowed: Allowed, fixup: number, start: number, end: number, terms: ProgramTerms) {
+    this.#tables = tables
+    this.#allowed = allowed
+    this.#terms = terms
+    this.#fixup = fixup
+    this.#at = start
+    this.#end = end
+  }
+
+  run(): Interpreted {
+    const { code } = this.#tables
+    let instructions = 0
+    while (this.#at < this.#end) {
+      const state = this.#arrive()
+      if (++instructions > MAX_INSTRUCTIONS) throw new Mistake('too many instructions')
+      const step = this.#allowed.at(code, this.#at, this.#end)
+      const next = this.#at + step.length
+      for (let inside = this.#at + 1; this.#waiting.size > 0 && inside < next; inside++) {
+        if (this.#waiting.has(inside)) throw new Mistake('a jump leads into an instruction')
+      }
+      const value = this.#takeFixup(step, next)
+      this.#state = state
+      this.#do(state, step, value)
+      this.#at = next
+    }
+    const last = this.#arrive()
+    return { last, fixup: this.#fixup, instructions }
+  }
+
+  get at(): number {
+    return this.#at
+  }
+
+  /** What is known here, from whatever leads here. */
+  #arrive(): State {
+    const jumped = this.#waiting.get(this.#at)
+    this.#waiting.delete(this.#at)
+    const before = this.#state
+    const state = before === undefined ? jumped : jumped === undefined ? before : before.merge(jumped)
+    if (state !== undefined) return state
+    throw new Mistake(before === undefined ? 'no control comes here' : 'not as much is pushed on all ways')
+  }
+
+  #jumpTo(target: number, state: State): void {
+    if (target > this.#end) throw new Mistake('a jump leads out of the program')
+    const waiting = this.#waiting.get(target)
+    const merged = waiting === undefined ? state : waiting.merge(state)
+    if (merged === undefined) throw new Mistake('not as much is pushed on all ways')
+    this.#waiting.set(target, merged)
+  }
+
+  /** Takes the fixup of an instruction, if it has one: what its immediate is on the target. */
+  #takeFixup({ deed, bits, length, to, source, immediateAt, immediateSize }: Step, next: number): Value | undefined {
+    const { code, fixupCount, fixupOffset, fixupKind, fixupTrail, fixupValue } = this.#tables
+    const f = this.#fixup
+    if (f >= fixupCount || fixupOffset[f]! >= next) return undefined
+    const field = this.#at + immediateAt
+    if (deed !== 'mov' || to.is !== 'register' || source.is !== 'immediate') throw new Mistake('a fixup of what is no constant')
+    if (fixupOffset[f] !== field || fixupTrail[f] !== 0 || immediateAt + immediateSize !== length) throw new Mistake('a fixup in a wrong place')
+    for (let i = field; i < next; i++) if (code[i] !== 0) throw new Mistake('a field with a fixup is not zero')
+    this.#fixup = f + 1
+    if (f + 1 < fixupCount && fixupOffset[f + 1]! < next) throw new Mistake('two fixups in one instruction')
+    if (fixupKind[f] === FIXUP_KIND.slot64 && bits === 64 && immediateSize === 8) return this.#pointerTo(fixupValue[f]!)
+    if (fixupKind[f] === FIXUP_KIND.abs32 && immediateSize === 4 && fixupValue[f] === 0) return SLIDE
+    throw new Mistake('a fixup of a wrong kind')
+  }
+
+  #pointerTo(slot: number): SlotValue {
+    for (const { first, count } of this.#terms.slots) {
+      if (slot >= first && slot < first + count) return { is: 'slot', slot, first, end: first + count }
+    }
+    throw new Mistake(`slot ${slot} is not the program's`)
+  }
+
+  #do(state: State, step: Step, fixed: Value | undefined): void {
+    const { deed, bits, to, source } = step
+    switch (deed) {
+      case 'mov':
+        this.#write(state, to, bits, fixed ?? (source.is === 'memory' ? this.#load(state, source, bits) : this.#value(state, source)))
+        return
+      case 'lea':
+        this.#write(state, to, bits, this.#address(state, source))
+        return
+      case 'movzx':
+        this.#write(state, to, bits, numberIn(this.#zeroExtended(this.#value(state, source), step.from)))
+        return
+      case 'movsx':
+        this.#write(state, to, bits, numberIn(interval.signExtended(intervalOf(this.#value(state, source)), step.from, bits)))
+        return
+      case 'cmov': {
+        const [target, other] = [this.#register(to), this.#register(source)]
+        const moved = state.getIf(other, step.condition)
+        const left = state.getIf(target, opposite(step.condition))
+        this.#write(state, to, bits, bits === 32 ? mergeValues(lowHalf(moved), lowHalf(left)) : mergeValues(moved, left))
+        return
+      }
+      case 'set':
+        this.#setByte(state, this.#register(to), step.condition)
+        return
+      case 'cmp': case 'test':
+        this.#compare(state, step)
+        return
+      case 'bsr':
+        this.#findBit(state, step)
+        return
+      case 'cmpxchg':
+        this.#mustBeSlot(state, to)
+        this.#mustBeNumber(this.#value(state, source))
+        state.changeFlags(FLAGS)
+        state.set(RAX, UNKNOWN)
+        return
+      case 'div':
+        this.#divide(state, intervalOf(this.#value(state, to)))
+        return
+      case 'push':
+        if (state.words.length === MAX_PUSHED) throw new Mistake('too much is pushed')
+        state.words.push(this.#value(state, to))
+        return
+      case 'pop': {
+        const word = state.words.pop()
+        if (word === undefined) throw new Mistake('a pop of what was not pushed')
+        state.set(this.#register(to), word)
+        return
+      }
+      case 'lahf':
+        state.set(RAX, wordOf(state.flags & AH_FLAGS))
+        return
+      case 'sahf': {
+        const word = state.get(RAX)
+        if (word.is !== 'word') throw new Mistake('sahf without what lahf made')
+        state.changeFlags(AH_FLAGS)
+        state.flags |= word.kept & AH_FLAGS
+        return
+      }
+      case 'restoreOF': {
+        const word = state.get(RAX)
+        if (word.is !== 'word' || (word.kept & OF) === 0) throw new Mistake('OF is restored without what seto made')
+        state.changeFlags(FLAGS)
+        state.flags |= OF // 1 + 0x7f overflows, 0 + 0x7f does not
+        state.set(RAX, wordOf(word.kept & ~OF))
+        return
+      }
+      case 'rdtsc':
+        state.set(RAX, HALF)
+        state.set(RDX, HALF)
+        return
+      case 'jmp': case 'jcc':
+        this.#jump(state, step)
+        return
+      default:
+        this.#calculate(state, step)
+    }
+  }
+
+  #jump(state: State, { deed, condition, length, jump }: Step): void {
+    if (jump < length) throw new Mistake('a jump does not lead forward')
+    if (deed === 'jmp') {
+      this.#state = undefined
+      this.#jumpTo(this.#at + jump, state)
+      return
+    }
+    const taken = state.copy()
+    taken.assume(condition)
+    state.assume(opposite(condition))
+    this.#jumpTo(this.#at + jump, taken)
+  }
+
+  #register(operand: Operand): number {
+    if (operand.is !== 'register') throw new Mistake('an operand that is no register')
+    return operand.register
+  }
+
+  /** What a register or constant holds, all 64 bits of a register. */
+  #value(state: State, operand: Operand): Value {
+    if (operand.is === 'memory') throw new Mistake('an operand in memory')
+    return operand.is === 'register' ? state.get(operand.register) : numberIn(interval.only(operand.value))
+  }
+
+  #write(state: State, to: Operand, bits: interval.Bits, value: Value): void {
+    state.set(this.#register(to), bits === 32 ? lowHalf(value) : value)
+  }
+
+  #mustBeNumber(value: Value): void {
+    if (value.is !== 'number') throw new Mistake('a pointer is stored')
+  }
+
+  // --- Memory ---
+
+  /** Whether an operand is a slot of the program's, whole; its address may depend on an index. */
+  #isSlot(state: State, memory: Memory): boolean {
+    const { gs, base, index, scale, displacement } = memory
+    if (!gs || base < 0 || base === RSP) return false
+    const pointer = state.get(base)
+    if (pointer.is !== 'slot') return false
+    if (displacement % 8n !== 0n) return false
+    let [low, high] = [0n, 0n]
+    if (index >= 0) {
+      const number = state.get(index)
+      if (scale !== WORD || index === RSP || number.is !== 'number') return false
+      ;({ low, high } = number)
+    }
+    const slot = BigInt(pointer.slot) + displacement / 8n
+    return slot + low >= BigInt(pointer.first) && slot + high < BigInt(pointer.end)
+  }
+
+  #mustBeSlot(state: State, operand: Operand): void {
+    if (operand.is !== 'memory' || !this.#isSlot(state, operand)) throw new Mistake('memory that is certainly no slot of the program')
+  }
+
+  #load(state: State, memory: Memory, bits: interval.Bits): Value {
+    const { gs, base, index, displacement } = memory
+    const { task, returnAddress } = this.#terms
+    if (bits === 64 && this.#isSlot(state, memory)) return UNKNOWN
+    if (index < 0 && gs && base < 0 && task !== undefined) {
+      if (bits === 64 && displacement === BigInt(task.current)) return TASK
+      if (bits === 32 && displacement === BigInt(task.cpu)) return CPU
+    }
+    if (index < 0 && !gs && base === RSP && bits === 64) {
+      const { words } = state
+      const number = Number(displacement) / WORD
+      const word = words[words.length - 1 - number]
+      if (number >= 0 && word !== undefined) return word
+      if (returnAddress >= 0 && displacement === BigInt(returnAddress + WORD * words.length)) return UNKNOWN
+    }
+    if (index < 0 && !gs && base >= 0 && base !== RSP && bits === 32 && task !== undefined && state.get(base).is === 'task') {
+      if (displacement === BigInt(task.pid) || displacement === BigInt(task.tgid)) return HALF
+    }
+    throw new Mistake('a load from where nothing may be read')
+  }
+
+  #address(state: State, operand: Operand): Value {
+    if (operand.is !== 'memory') throw new Mistake('lea of a register')
+    const { base, index, scale, displacement } = operand
+    if (base === RSP || index === RSP) throw new Mistake('%rsp is an operand')
+    const start = base < 0 ? undefined : state.get(base)
+    if (start?.is === 'slot' && index < 0) return this.#moved(start, displacement)
+    const first = start === undefined ? ZERO : intervalOf(start)
+    return numberIn(interval.address(first, index < 0 ? ZERO : intervalOf(state.get(index)), scale, displacement))
+  }
+
+  /** A pointer so many bytes further. */
+  #moved(pointer: SlotValue, bytes: bigint): Value {
+    const slot = BigInt(pointer.slot) + bytes / 8n
+    if (bytes % 8n !== 0n || slot < BigInt(pointer.first) || slot >= BigInt(pointer.end)) return UNKNOWN
+    return { ...pointer, slot: Number(slot) }
+  }
+
+  // --- Arithmetic ---
+
+  #zeroExtended(value: Value, from: number): Interval {
+    const a = intervalOf(value)
+    const low = interval.truncated(a, from as 8 | 16)
+    return from === 8 && hasBit(value) && low.high > 1n ? BIT : low
+  }
+
+  #setByte(state: State, register: number, condition: ConditionCode): void {
+    const before = state.get(register)
+    if (before.is === 'word') {
+      const isOF = condition === ConditionCode.o && (state.flags & OF) !== 0
+      const kept = isOF ? before.kept | OF : before.kept & ~OF
+      state.set(register, kept === 0 ? UNKNOWN_WITH_BIT : wordOf(kept))
+      return
+    }
+    state.set(register, before.is === 'number' && before.high <= 0xffn ? BIT : UNKNOWN_WITH_BIT)
+  }
+
+  #compare(state: State, { deed, bits, to, source }: Step): void {
+    if (to.is === 'memory' || source.is === 'memory') {
+      this.#mustBeSlot(state, to.is === 'memory' ? to : source)
+      state.changeFlags(FLAGS)
+      return
+    }
+    state.changeFlags(FLAGS)
+    const a = this.#register(to)
+    if (deed === 'cmp') {
+      const [b, other] = source.is === 'register' ? [source.register, ZERO] : [-1, interval.only(source.value)]
+      state.relation = { of: 'cmp', bits, a, b, other }
+    } else if (source.is === 'register' && source.register === a) {
+      state.relation = { of: 'test', bits, a, b: -1, other: ZERO }
+    }
+  }
+
+  #findBit(state: State, { bits, to, source }: Step): void {
+    const a = this.#register(to)
+    const from = intervalOf(this.#value(state, source))
+    const other = foundBy(from, bits)
+    const isFound = interval.truncated(from, bits).low > 0n
+    state.changeFlags(FLAGS)
+    // Of zero, it leaves the register alone on the processors that there are, and the manuals do not say so much.
+    state.set(a, isFound ? numberIn(other) : UNKNOWN)
+    state.relation = { of: 'bsr', bits, a, b: -1, other }
+  }
+
+  #divide(state: State, divisor: Interval): void {
+    const [rax, rdx] = [intervalOf(state.get(RAX)), intervalOf(state.get(RDX))]
+    if (rdx.high !== 0n) throw new Mistake('a division that may overflow')
+    if (divisor.low === 0n) throw new Mistake('a division by what may be zero')
+    state.changeFlags(FLAGS)
+    state.set(RAX, numberIn(interval.quotient(rax, divisor)))
+    state.set(RDX, numberIn(interval.remainder(rax, divisor)))
+  }
+
+  #calculate(state: State, { deed, bits, to, source, factor }: Step): void {
+    const changed = deed === 'not' ? 0 : deed === 'inc' || deed === 'dec' ? FLAGS & ~CF : FLAGS
+    if (to.is === 'memory') {
+      this.#mustBeSlot(state, to)
+      if (deed !== 'inc') this.#mustBeNumber(this.#value(state, source))
+      state.changeFlags(changed)
+      return
+    }
+    const target = this.#register(to)
+    const before = state.get(target)
+    let result: Value
+    if (before.is === 'slot' && bits === 64 && source.is === 'immediate' && (deed === 'add' || deed === 'sub')) {
+      const bytes = BigInt.asIntN(64, source.value)
+      result = this.#moved(before, deed === 'add' ? bytes : -bytes)
+    } else {
+      const other = factor ?? to
+      const a = interval.truncated(intervalOf(this.#value(state, other)), bits)
+      const b = interval.truncated(intervalOf(this.#value(state, source)), bits)
+      const isSame = source.is === 'register' && source.register === target
+      result = numberIn(this.#result(deed, bits, a, b, isSame))
+    }
+    if (changed !== 0) state.changeFlags(changed)
+    state.set(target, result)
+  }
+
+  #result(deed: Step['deed'], bits: interval.Bits, a: Interval, b: Interval, isSame: boolean): Interval {
+    switch (deed) {
+      case 'add': return interval.sum(a, b, bits)
+      case 'sub': return isSame ? ZERO : interval.difference(a, b, bits)
+      case 'and': return interval.conjunction(a, b)
+      case 'or': return interval.disjunction(a, b)
+      case 'xor': return isSame ? ZERO : interval.exclusion(a, b)
+      case 'imul': return interval.product(a, b, bits)
+      case 'neg': return interval.negated(a, bits)
+      case 'not': return interval.inverted(a, bits)
+      case 'inc': return interval.sum(a, interval.only(1n), bits)
+      case 'dec': return interval.difference(a, interval.only(1n), bits)
+      case 'shl': return interval.shiftedLeft(a, interval.distance(b, bits), bits)
+      case 'shr': return interval.shiftedRight(a, interval.distance(b, bits))
+      case 'sar': return interval.shiftedArithmetically(a, interval.distance(b, bits), bits)
+      default: throw new Mistake(`${deed} is not on the list`)
+    }
+  }
+}
+
+/** Opinions -> what was asked of them. */
+const vocabularies = new WeakMap<Opinions, Allowed>()
+
+/**
+ * What is known of code[start, end) at its end, if it does no harm on the way there.
+ * @throws Mistake
+ */
+export const interpretProgram = (
+  tables: PatchTables, opinions: Opinions, fixup: number, start: number, end: number, terms: ProgramTerms,
+): Interpreted => {
+  const { code, fixupCount, fixupOffset, fixupKind } = tables
+  if (!(start >= 0 && start <= end && end <= code.length)) throw new Mistake('a program outside the code')
+  if (end - start > MAX_BYTES) throw new Mistake('a program that is too long')
+  if (fixup > 0 && fixupOffset[fixup - 1]! + (fixupKind[fixup - 1] === FIXUP_KIND.slot64 ? 8 : 4) > start) throw new Mistake('a fixup reaches into the program')
+  if (fixup < fixupCount && fixupOffset[fixup]! < start) throw new Mistake('a fixup before the program is left over')
+  let allowed = vocabularies.get(opinions)
+  if (allowed === undefined) vocabularies.set(opinions, (allowed = new Allowed(opinions)))
+  const interpreting = new Interpreting(tables, allowed, fixup, start, end, terms)
+  try {
+    return interpreting.run()
+  } catch (error) {
+    if (!(error instanceof Mistake)) throw error
+    throw new Mistake(`the program at code+${start}: ${error.message}, at code+${interpreting.at}`)
+  }
+}
+
+/**
+ * Verifies code[start, end).
+ * @param fixup index of the first fixup at or behind start
+ * @returns the index of the first fixup that is not in it, and how many instructions there are
+ * @throws Mistake
+ */
+export const verifyProgram = (
+  tables: PatchTables, opinions: Opinions, fixup: number, start: number, end: number, terms: ProgramTerms,
+): { fixup: number; instructions: number } => {
+  const { last, fixup: next, instructions } = interpretProgram(tables, opinions, fixup, start, end, terms)
+  if (last.words.length > 0) throw new Mistake(`the program at code+${start} leaves words on the stack`)
+  const harmed = terms.live & ~last.unharmed()
+  if (harmed !== 0) throw new Mistake(`the program at code+${start} changes what is live: ${namesOf(harmed).join(' ')}`)
+  return { fixup: next, instructions }
+}
