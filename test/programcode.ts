@@ -1,0 +1,347 @@
+// Probe programs for test/verify.test.ts: random ones of the shapes that the verifier may accept, what chance makes of
+// them, and how they and the verifier's claims are handed to test/native/verify.c. Instructions are encoded here, by hand;
+// a random program is likely to be accepted and never sure to be.
+
+import { Decoder, DecoderOptions, FlowControl } from 'iced-x86'
+import { FLAGS } from '../src/code/registers.js'
+import { hasBit, intervalOf, type State } from '../src/splice/abstract.js'
+import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
+import type { SlotRange, TaskLayout } from '../src/splice/verify.js'
+import type { Lottery } from './lottery.js'
+
+export interface Fixup {
+  readonly offset: number
+  readonly kind: number
+  readonly value: number
+  readonly trail: number
+}
+
+export interface Program {
+  readonly code: Uint8Array
+  readonly fixups: readonly Fixup[]
+}
+
+// test/native/verify.c has the same.
+const HEAP = 0x10000
+const TASK = 0x110000000000n
+
+/** Both ends of pages, and neighbours. */
+export const RANGES: readonly SlotRange[] = [{ first: 504, count: 8 }, { first: 1024, count: 8 }, { first: 1100, count: 1 }, { first: 1101, count: 16 }]
+export const LAYOUT: TaskLayout = { current: 0x1ff8, cpu: 0x3000, pid: 0xff8, tgid: 0xffc }
+
+/** As much of a plan's tables as the verifier looks at. */
+export const tablesOf = ({ code, fixups }: Program): PatchTables => ({
+  code,
+  fixupCount: fixups.length,
+  fixupOffset: Uint32Array.from(fixups, ({ offset }) => offset),
+  fixupValue: Uint32Array.from(fixups, ({ value }) => value),
+  fixupKind: Uint8Array.from(fixups, ({ kind }) => kind),
+  fixupTrail: Uint8Array.from(fixups, ({ trail }) => trail),
+}) as unknown as PatchTables
+
+/** The code as it is on the target. */
+export const complete = ({ code, fixups }: Program, slide: number): Uint8Array => {
+  const ready = code.slice()
+  const view = new DataView(ready.buffer)
+  for (const { offset, kind, value } of fixups) {
+    if (kind === FIXUP_KIND.abs32) view.setInt32(offset, view.getInt32(offset, true) + slide, true)
+    else view.setBigUint64(offset, BigInt(HEAP + 8 * value), true)
+  }
+  return ready
+}
+
+/** struct claims: what the verifier knows where a program ends. */
+export const claimsOf = (last: State, length: number): Buffer => {
+  const claims = Buffer.alloc(16 + 16 + 64 + 256)
+  claims.writeUInt32LE(length)
+  claims.writeUInt32LE(last.flags & FLAGS, 4)
+  let bits = 0
+  for (let r = 0; r < 16; r++) {
+    const value = last.get(r)
+    let { low, high } = intervalOf(value)
+    if (value.is === 'slot') low = high = BigInt(HEAP + 8 * value.slot)
+    if (value.is === 'task') low = high = TASK
+    if (hasBit(value)) bits |= 1 << r
+    claims[16 + r] = value.is === 'number' && value.origin >= 0 ? value.origin : 255
+    claims.writeUInt32LE(value.is === 'word' ? value.kept : 0, 32 + 4 * r)
+    claims.writeBigUInt64LE(low, 96 + 8 * r)
+    claims.writeBigUInt64LE(high, 224 + 8 * r)
+  }
+  claims.writeUInt32LE(bits, 8)
+  return claims
+}
+
+// --- Encoding ---
+
+interface Item {
+  readonly bytes: readonly number[]
+  readonly fixup?: Fixup //        its offset is that in the instruction
+  readonly jump?: { readonly opcode: number } // of the short form; bytes are empty
+  target?: Item | undefined //     of a jump; undefined: the end
+}
+
+type Random = Lottery
+
+const low8 = (value: number): number => value & 0xff
+const word = (value: number): number[] => [value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, (value >> 24) & 0xff]
+
+/** An instruction of two registers. */
+const rr = (wide: number, opcode: readonly number[], reg: number, rm: number, tail: readonly number[] = [], isByte = false): Item => {
+  const rex = 0x40 | (wide << 3) | ((reg >> 3) << 2) | (rm >> 3)
+  return { bytes: [...(rex !== 0x40 || isByte ? [rex] : []), ...opcode, 0xc0 | ((reg & 7) << 3) | (rm & 7), ...tail] }
+}
+
+/** An instruction with memory at disp(base,index,1 << scale); an index of 4 is none. */
+const mem = (gs: boolean, wide: number, opcode: readonly number[], reg: number, base: number, index: number, scale: number, disp: number, tail: readonly number[] = []): Item => {
+  const rex = 0x40 | (wide << 3) | ((reg >> 3) << 2) | ((index >> 3) << 1) | (base >> 3)
+  const short = disp >= -128 && disp < 128
+  const plain = index === 4 && (base & 7) !== 4 && (disp & 1) === 0
+  const mod = short ? (disp === 0 && (base & 7) !== 5 ? 0 : 0x40) : 0x80
+  return {
+    bytes: [
+      ...(gs ? [0x65] : []), ...(rex === 0x40 ? [] : [rex]), ...opcode, mod | ((reg & 7) << 3) | (plain ? base & 7 : 4),
+      ...(plain ? [] : [(scale << 6) | ((index & 7) << 3) | (base & 7)]), ...(mod === 0 ? [] : short ? [low8(disp)] : word(disp)), ...tail,
+    ],
+  }
+}
+
+const absolute = (wide: number, reg: number, offset: number): Item =>
+  ({ bytes: [0x65, 0x40 | (wide << 3) | ((reg >> 3) << 2), 0x8b, 0x04 | ((reg & 7) << 3), 0x25, ...word(offset)] })
+
+const push = (r: number): Item => ({ bytes: r < 8 ? [0x50 + r] : [0x41, 0x50 + (r & 7)] })
+const pop = (r: number): Item => ({ bytes: r < 8 ? [0x58 + r] : [0x41, 0x58 + (r & 7)] })
+const pointer = (r: number, slot: number): Item =>
+  ({ bytes: [0x48 | (r >> 3), 0xb8 | (r & 7), 0, 0, 0, 0, 0, 0, 0, 0], fixup: { offset: 2, kind: FIXUP_KIND.slot64, value: slot, trail: 0 } })
+
+const NUMBERS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 31, 32, 63, 64, 127, 128, 255, 256, 1023, -1, -2, -7, -8, -128, 0x7fffffff, -0x80000000, 0xffff, 0x10000]
+const SMALL = [0, 1, 2, 3, 5, 7, 8, 15, 31, 60, 61, 62, 63, 127, -1, -8]
+
+const oneOf = <T>(list: readonly T[], random: Random): T => list[random(list.length)]!
+/** A register; some more often, so that instructions meet. */
+const register = (random: Random): number => {
+  const r = random(3) > 0 ? oneOf([0, 1, 2, 6, 7], random) : random(16)
+  return r === 4 ? 8 : r
+}
+
+const BINARY = [0x01, 0x03, 0x09, 0x0b, 0x21, 0x23, 0x29, 0x2b, 0x31, 0x33, 0x39, 0x3b, 0x85, 0x89, 0x8b]
+const EXTENSIONS = [0, 1, 4, 5, 6, 7]
+
+/** One instruction without memory. */
+const plainItem = (random: Random): Item => {
+  const wide = random(3) > 0 ? 1 : 0
+  const [a, b] = [register(random), register(random)]
+  switch (random(22)) {
+    case 0: case 1: return rr(wide, [oneOf(BINARY, random)], a, b)
+    case 2: case 3: return rr(wide, [0x83], oneOf(EXTENSIONS, random), a, [low8(oneOf(SMALL, random))])
+    case 4: return rr(wide, [0x81], oneOf(EXTENSIONS, random), a, word(oneOf(NUMBERS, random)))
+    case 5: return rr(wide, [0xc7], 0, a, word(oneOf(NUMBERS, random)))
+    case 6: return { bytes: [...(a > 7 ? [0x41] : []), 0xb8 | (a & 7), ...word(oneOf(NUMBERS, random))] }
+    case 7: return { bytes: [0x48 | (a >> 3), 0xb8 | (a & 7), ...word(random(2 ** 31) | 0), ...word(oneOf(NUMBERS, random))] }
+    case 8: return rr(wide, [0xff], random(2), a)
+    case 9: return rr(wide, [0xf7], 2 + random(2), a)
+    case 10: return rr(wide, [0x0f, 0xaf], a, b)
+    case 11: return random(2) ? rr(wide, [0x6b], a, b, [low8(oneOf(SMALL, random))]) : rr(wide, [0x69], a, b, word(oneOf(NUMBERS, random)))
+    case 12: case 13: return rr(wide, [0xc1], oneOf([4, 5, 7], random), a, [random(4) ? random(64) : random(256)])
+    case 14: return rr(wide, [random(2) ? 0xd1 : 0xd3], oneOf([4, 5, 7], random), a)
+    case 15: return mem(false, wide, [0x8d], a, b, random(2) ? 4 : register(random), random(4), oneOf(random(2) ? SMALL : NUMBERS, random))
+    case 16: return rr(wide, [0x0f, oneOf([0xb6, 0xb7, 0xbe, 0xbf], random)], a, b, [], true)
+    case 17: return rr(1, [0x63], a, b)
+    case 18: return rr(0, [0x0f, 0x90 + random(16)], 0, a, [], true)
+    case 19: return rr(wide, [0x0f, 0x40 + random(16)], a, b)
+    case 20: return rr(wide, [0x0f, 0xbd], a, b)
+    default: return random(3) ? rr(1, [0x89], a, b) : { bytes: [0x0f, 0x31] }
+  }
+}
+
+/** What does something to a slot at disp(base,index,8). */
+const slotItem = (base: number, index: number, disp: number, random: Random): Item => {
+  const r = register(random)
+  switch (random(9)) {
+    case 0: case 1: return mem(true, 1, [0xff], 0, base, index, 3, disp)
+    case 2: return mem(true, 1, [0x01], r, base, index, 3, disp)
+    case 3: return mem(true, 1, [0x29], r, base, index, 3, disp)
+    case 4: return mem(true, 1, [0x83], oneOf([0, 5], random), base, index, 3, disp, [low8(oneOf(SMALL, random))])
+    case 5: return mem(true, 1, [0x8b], r, base, index, 3, disp)
+    case 6: return mem(true, 1, [random(2) ? 0x39 : 0x3b], r, base, index, 3, disp)
+    case 7: return mem(true, 1, [0x0f, 0xb1], r, base, index, 3, disp)
+    default: return mem(true, 1, [0x81], oneOf([0, 5], random), base, index, 3, disp, word(oneOf(NUMBERS, random)))
+  }
+}
+
+/** Makes a register small, perhaps small enough. */
+const narrowing = (r: number, bound: number, random: Random): Item[] => {
+  const wide = random(2)
+  const other = register(random)
+  const jcc = (condition: number): Item => ({ bytes: [], jump: { opcode: 0x70 + condition }, target: undefined })
+  const near = bound + random(2) - (random(6) === 0 ? 1 : 0)
+  switch (random(9)) {
+    case 0: return [rr(wide, [0x83], 4, r, [low8(oneOf([0, 1, 3, 7, 7, 7, bound - 1], random))])]
+    case 1: return [rr(1, [0xc1], 5, r, [60 + random(4)])]
+    case 2: return [rr(1, [0x83], 7, r, [low8(near - 1)]), jcc(7)] // cmp, ja
+    case 3: return [rr(1, [0x83], 7, r, [low8(near)]), jcc(3)] // cmp, jae
+    case 4: return [rr(0, [0x89], r, r), rr(wide, [0x83], 7, r, [low8(near)]), jcc(random(2) ? 0xd : 3)] // cmp, jge or jae
+    case 5: return [rr(0, [0xc7], 0, other, word(near)), rr(1, [random(2) ? 0x39 : 0x3b], other, r), jcc(oneOf([2, 3, 6, 7], random))]
+    case 6: return [rr(1, [0x0f, 0xbd], r, r), jcc(4), rr(wide, [0xc1], 5, r, [3])] // bsr, je, shr
+    case 7: return [rr(0, [0x31], r, r), rr(0, [0x0f, 0x90 + random(16)], 0, r, [], true)]
+    default: return [rr(0, [0x31], 2, 2), rr(1, [0xc7], 0, 1, word(near)), rr(1, [0xf7], 6, 1), rr(1, [0x89], random(4) ? 2 : 0, r)]
+  }
+}
+
+const slotBlock = (random: Random): Item[] => {
+  const range = oneOf(RANGES, random)
+  const slot = range.first + random(range.count)
+  const base = register(random)
+  const disp = 8 * (range.first - slot + random(range.count))
+  if (random(2)) return [pointer(base, slot), slotItem(base, 4, disp, random)]
+  const index = register(random)
+  const first = 8 * (range.first - slot)
+  const narrowed = narrowing(index, range.count, random)
+  return random(2)
+    ? [...narrowed, pointer(base, slot), slotItem(base, index, first, random)]
+    : [pointer(base, slot), ...narrowed, slotItem(base, index, first + 8 * random(2), random)]
+}
+
+const block = (depth: number, random: Random): Item[] => {
+  const inner = (): Item[] => (depth > 3 ? [plainItem(random)] : Array.from({ length: 1 + random(3) }, () => block(depth + 1, random)).flat())
+  const r = register(random)
+  switch (random(14)) {
+    case 0: case 1: case 2: return slotBlock(random)
+    case 3: return [rr(0, [0x31], 2, 2), rr(1, [0x83], 1, r, [1]), rr(1, [0xf7], 6, r)] // xor, or, div
+    case 4: return [push(r), ...inner(), pop(random(5) ? r : register(random))]
+    case 5: return [
+      push(0), { bytes: [0x9f] }, { bytes: [0x0f, 0x90, 0xc0] }, push(0), ...inner(), pop(0),
+      { bytes: [0x04, 0x7f] }, { bytes: [0x9e] }, pop(0),
+    ]
+    case 6: case 7: {
+      const then = inner()
+      const behind = plainItem(random)
+      return [{ bytes: [], jump: { opcode: 0x70 + random(16) }, target: behind }, ...then, behind]
+    }
+    case 8: {
+      const [then, otherwise, behind] = [inner(), inner(), plainItem(random)]
+      return [
+        { bytes: [], jump: { opcode: 0x70 + random(16) }, target: otherwise[0] }, ...then,
+        { bytes: [], jump: { opcode: 0xeb }, target: behind }, ...otherwise, behind,
+      ]
+    }
+    case 9: return [absolute(1, r, LAYOUT.current), mem(false, 0, [0x8b], register(random), r, 4, 0, random(2) ? LAYOUT.pid : LAYOUT.tgid)]
+    case 10: return [absolute(0, r, LAYOUT.cpu)]
+    case 11: return [push(r), mem(false, 1, [0x8b], register(random), 4, 4, 0, 8 * random(3)), ...inner(), pop(r)]
+    case 12: return [{ bytes: [...(r > 7 ? [0x41] : []), 0xb8 | (r & 7), 0, 0, 0, 0], fixup: { offset: r > 7 ? 2 : 1, kind: FIXUP_KIND.abs32, value: 0, trail: 0 } }]
+    default: return Array.from({ length: 1 + random(4) }, () => plainItem(random))
+  }
+}
+
+/** Lays instructions one behind the other; jumps are short where they can be, and mostly lead to the end when their target is gone. */
+const link = (items: readonly Item[], random: Random): Program => {
+  const sizes = items.map((item) => (item.jump === undefined ? item.bytes.length : item.jump.opcode === 0xeb ? 5 : 6))
+  const isLong = items.map(() => random(8) === 0)
+  const place = new Map<Item | undefined, number>()
+  // Whatever is within reach when all are long is so when some are short.
+  let total = 0
+  items.forEach((item, i) => {
+    place.set(item, total)
+    total += sizes[i]!
+  })
+  place.set(undefined, total)
+  items.forEach((item, i) => {
+    if (item.jump === undefined || isLong[i]) return
+    const distance = (place.get(item.target) ?? total) - place.get(item)!
+    if (distance > -100 && distance < 100) sizes[i] = 2
+  })
+  let at = 0
+  items.forEach((item, i) => {
+    place.set(item, at)
+    at += sizes[i]!
+  })
+  place.set(undefined, at)
+  const code: number[] = []
+  const fixups: Fixup[] = []
+  items.forEach((item, i) => {
+    if (item.fixup !== undefined) fixups.push({ ...item.fixup, offset: code.length + item.fixup.offset })
+    if (item.jump === undefined) {
+      code.push(...item.bytes)
+      return
+    }
+    const { opcode } = item.jump
+    const distance = (place.get(item.target) ?? at) - code.length - sizes[i]!
+    if (sizes[i] === 2) code.push(opcode, low8(distance))
+    else code.push(...(opcode === 0xeb ? [0xe9] : [0x0f, opcode + 0x10]), ...word(distance))
+  })
+  return { code: Uint8Array.from(code), fixups }
+}
+
+export const randomProgram = (random: Random): Program =>
+  link(Array.from({ length: 1 + random(6) }, () => block(0, random)).flat(), random)
+
+/** The instructions of a program, as far as they can be told. */
+const itemsOf = ({ code, fixups }: Program): Item[] => {
+  const items: Item[] = []
+  const starts = new Map<number, Item>()
+  const targets: [Item, number][] = []
+  const decoder = new Decoder(64, code, DecoderOptions.None)
+  let f = 0
+  for (let at = 0; at < code.length;) {
+    const insn = decoder.decode()
+    const { length } = insn
+    const flow = insn.flowControl
+    const bytes = [...code.subarray(at, at + length)]
+    const fixup = fixups[f]
+    const isJump = (flow === FlowControl.ConditionalBranch || flow === FlowControl.UnconditionalBranch) && /^(e9|eb|7.|0f8.)/.test(Buffer.from(bytes).toString('hex'))
+    let item: Item
+    if (isJump) {
+      const [first, next] = bytes as [number, number]
+      item = { bytes: [], jump: { opcode: first === 0xe9 ? 0xeb : first === 0x0f ? next - 0x10 : first }, target: undefined }
+      targets.push([item, Number(insn.nearBranchTarget)])
+    } else if (fixup !== undefined && fixup.offset < at + length) {
+      item = { bytes, fixup: { ...fixup, offset: fixup.offset - at } }
+      f++
+    } else item = { bytes }
+    insn.free()
+    items.push(item)
+    starts.set(at, item)
+    at += Math.max(1, length)
+  }
+  decoder.free()
+  for (const [item, target] of targets) item.target = starts.get(target)
+  return items
+}
+
+/** A copy of an instruction, with the same target. */
+const again = (item: Item): Item => ({ ...item })
+
+/** What chance makes of a program, with parts of another. */
+export const mutated = (program: Program, other: Program, random: Random): Program => {
+  let items = itemsOf(program)
+  const others = itemsOf(other)
+  const raw = random(3) === 0
+  for (let times = raw ? random(2) : 1 + random(3); times > 0; times--) {
+    const at = random(items.length + 1)
+    const one = items[at]
+    switch (random(11)) {
+      case 0: items.splice(at, 1 + random(2)); break
+      case 1: if (one !== undefined) items.splice(random(items.length + 1), 0, again(one)); break
+      case 2: {
+        const to = random(items.length)
+        if (one !== undefined) [items[at], items[to]] = [items[to]!, one]
+        break
+      }
+      case 3: items.splice(at, 0, plainItem(random)); break
+      case 4: items.splice(at, 1, plainItem(random)); break
+      case 5: items.splice(at, 0, ...block(2, random)); break
+      case 6: if (one?.jump !== undefined) one.target = random(3) ? items[at + 1 + random(items.length - at)] : items[random(items.length)]; break
+      case 7: if (one !== undefined) items.splice(at, 0, { bytes: [], jump: { opcode: 0x70 + random(16) }, target: items[at + 1 + random(items.length - at)] }); break
+      case 8: if (others.length > 0) items.splice(at, 0, ...others.slice(random(others.length)).slice(0, 1 + random(6)).map(again)); break
+      case 9: items = [...items.slice(0, at), ...others.slice(random(others.length + 1))]; break
+      default: if (one?.jump !== undefined) items[at] = { bytes: [], jump: { opcode: 0x70 + random(16) }, target: one.target }
+    }
+  }
+  const linked = link(items.slice(0, 200), random)
+  if (!raw || linked.code.length === 0) return linked
+  for (let times = 1 + random(2); times > 0; times--) {
+    const at = random(linked.code.length)
+    const byte = linked.code[at]!
+    linked.code[at] = random(3) ? byte ^ (1 << random(8)) : random(2) ? byte + (random(2) ? 1 : -1) : random(256)
+  }
+  return linked
+}

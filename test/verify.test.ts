@@ -1,0 +1,262 @@
+// splice/verify.ts. Judges: cases by hand (test/cases/verify.txt: a name, terms, assembly, and behind ==> ok or a part of
+// the refusal); and the processor, which runs what is accepted of random programs and of what chance makes of them, and is
+// held against all that the verifier claims to know of it at the end. KERNINST_MUTANTS says how many, with more time.
+
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { ALL, FLAGS, FLAG_NAMES, RAX, RCX, RDX, REGISTER_NAMES, RSI, type RegisterSet } from '../src/code/registers.js'
+import { SecondDecoder } from '../src/code/second.js'
+import { Opinions } from '../src/splice/opinion.js'
+import { Mistake } from '../src/splice/patchreader.js'
+import { FIXUP_KIND } from '../src/splice/tables.js'
+import { interpretProgram, verifyProgram, type ProgramTerms } from '../src/splice/verify.js'
+import { ROOT } from './guest/artefacts.js'
+import { lottery, seed, seedNote } from './lottery.js'
+import { claimsOf, complete, LAYOUT, mutated, randomProgram, RANGES, tablesOf, type Fixup, type Program } from './programcode.js'
+
+t.comment(seedNote)
+const random = lottery(seed)
+const second = await SecondDecoder.load()
+const opinions = new Opinions(second)
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-verify-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+
+const TERMS: ProgramTerms = { live: ALL & ~(FLAGS | RAX | RCX | RDX | RSI), slots: RANGES, task: LAYOUT, returnAddress: 8 }
+
+const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString('hex')
+
+// --- By hand ---
+
+interface Case extends Program {
+  readonly name: string
+  readonly terms: ProgramTerms
+  readonly expected: string
+}
+
+const SLOT_MARK = 0x5107_0000_0000_0000n
+const SLIDE_MARK = 0x51de_51de
+
+/** Fields of code that a constant marks: they become zero, and a fixup says what they are. */
+const takeMarks = (code: Uint8Array): Fixup[] => {
+  const view = new DataView(code.buffer, code.byteOffset, code.length)
+  const fixups: Fixup[] = []
+  for (let at = 0; at + 4 <= code.length; at++) {
+    if (view.getUint32(at, true) === SLIDE_MARK) {
+      fixups.push({ offset: at, kind: FIXUP_KIND.abs32, value: 0, trail: 0 })
+      view.setUint32(at, 0)
+    }
+    if (at + 8 > code.length || view.getBigUint64(at, true) >> 32n !== SLOT_MARK >> 32n) continue
+    fixups.push({ offset: at, kind: FIXUP_KIND.slot64, value: view.getUint32(at, true), trail: 0 })
+    view.setBigUint64(at, 0n)
+  }
+  return fixups
+}
+
+const setOfNames = (names: readonly string[]): RegisterSet => names.reduce<RegisterSet>((set, name) => {
+  if (name === 'all') return ALL
+  if (name === 'flags') return set | FLAGS
+  const flag = FLAG_NAMES.findIndex((one) => one === name)
+  const register = REGISTER_NAMES.findIndex((one) => one === name)
+  if (flag < 0 && register < 0) throw new Error(`${name} is neither a register nor a flag`)
+  return set | (flag >= 0 ? 1 << (16 + flag) : 1 << register)
+}, 0)
+
+const assembleCases = (): Case[] => {
+  const texts = readFileSync(join(ROOT, 'test/cases/verify.txt'), 'utf8').split(/\n\n(?=# )/)
+  const source = [
+    `.set CURRENT,${LAYOUT.current}`, `.set CPU,${LAYOUT.cpu}`, `.set PID,${LAYOUT.pid}`, `.set TGID,${LAYOUT.tgid}`,
+    ...texts.flatMap((text, i) => [
+      `start_${i}:`,
+      ...text.split('\n').filter((line) => !/^(#|!|==>)/.test(line)).map((line) => line
+        .replace(/\bend\b/g, `end_${i}`)
+        .replace(/\$SLOT(\d+)/, (_, slot: string) => `$${SLOT_MARK + BigInt(slot)}`)
+        .replace(/\$SLIDE/, `$${SLIDE_MARK}`)),
+      `end_${i}:`,
+    ]),
+  ]
+  const [asm, object, binary] = ['asm', 'o', 'bin'].map((end) => join(scratch, `cases.${end}`)) as [string, string, string]
+  writeFileSync(asm, source.join('\n') + '\n')
+  execFileSync('as', ['--64', '-o', object, asm])
+  execFileSync('objcopy', ['-O', 'binary', '-j', '.text', object, binary])
+  const code = readFileSync(binary)
+  const labels = new Map(execFileSync('nm', [object], { encoding: 'utf8' }).split('\n').map((line) => line.split(' '))
+    .map(([value, , name]) => [name, parseInt(value!, 16)]))
+  return texts.map((text, i) => {
+    const lines = text.trimEnd().split('\n')
+    const expected = lines.filter((line) => line.startsWith('==>')).map((line) => line.slice(4))
+    if (expected.length !== 1) throw new Error(`${lines[0]}: one thing is expected`)
+    const bytes = Uint8Array.from(code.subarray(labels.get(`start_${i}`), labels.get(`end_${i}`)))
+    const fixups = takeMarks(bytes)
+    let terms = TERMS
+    for (const line of lines.filter((one) => one.startsWith('! '))) {
+      const [what, ...rest] = line.slice(2).split(' ')
+      if (what === 'live') terms = { ...terms, live: terms.live | setOfNames(rest) }
+      else if (line === '! no task') terms = { ...terms, task: undefined }
+      else if (line === '! no return') terms = { ...terms, returnAddress: -1 }
+      else if (what === 'fixup') {
+        const [offset, kind, value, trail] = rest
+        fixups.push({ offset: Number(offset), kind: FIXUP_KIND[kind as keyof typeof FIXUP_KIND], value: Number(value), trail: Number(trail ?? 0) })
+      } else throw new Error(line)
+    }
+    return { name: lines[0]!.slice(2), code: bytes, fixups, terms, expected: expected[0]! }
+  })
+}
+
+const cases = assembleCases()
+const accepted = cases.filter(({ expected }) => expected === 'ok')
+
+t.test('cases', (t) => {
+  t.ok(accepted.length >= 30, `${accepted.length} that are accepted`)
+  t.ok(cases.length - accepted.length >= 80, `${cases.length - accepted.length} that are refused`)
+  t.same(cases.map(({ name }) => name).filter((name, i, names) => names.indexOf(name) !== i), [], 'each has a name of its own')
+  for (const { name, code, fixups, terms, expected } of cases) {
+    // Between others' code, with others' fixups before and behind.
+    const before = 16
+    const around = new Uint8Array(before + code.length + 16).fill(0xcc)
+    around.set(code, before)
+    const far = { kind: FIXUP_KIND.rel32, value: 0, trail: 0 }
+    const all = [{ ...far, offset: 4 }, ...fixups.map((one) => ({ ...one, offset: one.offset + before })), { ...far, offset: before + code.length + 1 }]
+    let got: string
+    try {
+      const result = verifyProgram(tablesOf({ code: around, fixups: all }), opinions, 1, before, before + code.length, terms)
+      got = result.fixup === fixups.length + 1 ? 'ok' : `the next fixup is ${result.fixup}`
+    } catch (error) {
+      if (!(error instanceof Mistake)) throw error
+      got = error.message
+    }
+    t.ok(expected === 'ok' ? got === 'ok' : got.includes(expected) && got !== 'ok', `${name}: ${expected}`, { got, code: hexOf(code) })
+  }
+  t.end()
+})
+
+t.test('limits', (t) => {
+  const verify = (code: Uint8Array, from = 0, to = code.length, fixups: Fixup[] = [], fixup = 0): unknown =>
+    verifyProgram(tablesOf({ code, fixups }), opinions, fixup, from, to, TERMS)
+  const many = (count: number, ...bytes: number[]): Uint8Array => Uint8Array.from({ length: count * bytes.length }, (_, i) => bytes[i % bytes.length]!)
+  t.same(verify(many(16384, 0xff, 0xc0)), { fixup: 0, instructions: 16384 })
+  t.throws(() => verify(many(16385, 0xff, 0xc0)), /too many instructions/)
+  t.throws(() => verify(many(16385, 0x83, 0xc0, 0x01, 0x90)), /too long/)
+  const one = many(4, 0xff, 0xc0)
+  t.throws(() => verify(one, 0, 9), /outside the code/)
+  t.throws(() => verify(one, 4, 2), /outside the code/)
+  t.throws(() => verify(one, -1, 2), /outside the code/)
+  t.throws(() => verify(one, NaN, 2), /outside the code/)
+  t.throws(() => verify(one, 4, 8, [{ offset: 1, kind: FIXUP_KIND.abs32, value: 0, trail: 0 }], 1), /reaches into the program/)
+  t.throws(() => verify(one, 4, 8, [{ offset: 1, kind: FIXUP_KIND.abs32, value: 0, trail: 0 }], 0), /left over/)
+  t.end()
+})
+
+t.test('many jumps to one place, and 50,000 programs', (t) => {
+  // cmp $i,%rdi; je end: as many as there may be; each state merges with those before.
+  const ways = 5000
+  const code = new Uint8Array(ways * 13)
+  const view = new DataView(code.buffer)
+  for (let i = 0; i < ways; i++) {
+    code.set([0x48, 0x81, 0xff], 13 * i)
+    view.setUint32(13 * i + 3, i, true)
+    code.set([0x0f, 0x84], 13 * i + 7)
+    view.setUint32(13 * i + 9, code.length - 13 * (i + 1), true)
+  }
+  let start = performance.now()
+  t.equal(verifyProgram(tablesOf({ code, fixups: [] }), opinions, 0, 0, code.length, TERMS).instructions, 2 * ways)
+  t.comment(`${Math.round(performance.now() - start)} ms for ${2 * ways} instructions`)
+  const predicate = cases.find(({ name }) => name === 'a predicate')!
+  start = performance.now()
+  for (let i = 0; i < 50_000; i++) verifyProgram(tablesOf(predicate), opinions, 0, 0, predicate.code.length, predicate.terms)
+  t.comment(`${Math.round(performance.now() - start)} ms for 50,000 programs`)
+  t.end()
+})
+
+// --- By the processor ---
+
+/** Programs that ran, all as claimed, or what went wrong. */
+const run = (binary: string, programs: readonly Buffer[]): string => {
+  const head = Buffer.alloc(4 + 8 * RANGES.length)
+  head.writeUInt32LE(RANGES.length)
+  RANGES.forEach(({ first, count }, i) => {
+    head.writeUInt32LE(first, 4 + 8 * i)
+    head.writeUInt32LE(count, 8 + 8 * i)
+  })
+  const result = spawnSync(binary, [String(random(2 ** 31)), '8'], { input: Buffer.concat([head, ...programs]), encoding: 'utf8' })
+  return result.stdout + result.stderr + (result.status === 0 ? '' : `status ${result.status}`)
+}
+
+t.test('what is accepted does, when it runs, what was claimed', (t) => {
+  const binary = join(scratch, 'verify')
+  execFileSync('gcc', ['-O1', '-Wall', '-Wextra', '-Werror', '-o', binary, join(ROOT, 'test/native/verify.c')])
+
+  const wanted = Number(process.env['KERNINST_MUTANTS'] ?? 6000)
+  const BATCH = 2000
+  let asked = 0
+  let ran = 0
+  let batch: Program[] = []
+  let buffers: Buffer[] = []
+  let fresh = new Opinions(second)
+  const terms = { ...TERMS, live: 0 }
+  const bad: string[] = []
+
+  /** Whether it is accepted; then it is put in the batch. */
+  const offer = (program: Program): boolean => {
+    asked++
+    let last
+    try {
+      const interpreted = interpretProgram(tablesOf(program), fresh, 0, 0, program.code.length, terms)
+      if (interpreted.fixup !== program.fixups.length) return false
+      last = interpreted.last
+    } catch (error) {
+      if (error instanceof Mistake) return false
+      throw new Error(`${seedNote}: ${hexOf(program.code)} ${JSON.stringify(program.fixups)}`, { cause: error })
+    }
+    if (last.words.length > 0) return false
+    const slide = random(1023) * 0x20_0000
+    const code = complete(program, slide)
+    batch.push(program)
+    buffers.push(Buffer.concat([claimsOf(last, code.length), code]))
+    return true
+  }
+  const flush = (): void => {
+    const said = run(binary, buffers)
+    if (!said.startsWith(`${buffers.length} programs, 0 failures`)) {
+      bad.push(said.slice(0, 2000))
+      for (const [, index] of said.matchAll(/program (\d+)/g)) {
+        const program = batch[Number(index)]
+        if (program !== undefined) bad.push(`${hexOf(program.code)} ${JSON.stringify(program.fixups)}`)
+      }
+    }
+    ran += buffers.length
+    batch = []
+    buffers = []
+    fresh = new Opinions(second) // what it has been asked is kept, and mutants differ
+  }
+
+  for (const one of accepted) t.ok(offer(one), `${one.name} is accepted again`)
+  const pool: Program[] = [...accepted]
+  let generated = 0
+  let taken = 0
+  while (ran + batch.length < wanted && bad.length === 0) {
+    const isNew = random(8) === 0
+    const program = isNew ? randomProgram(random) : mutated(pool[random(pool.length)]!, pool[random(pool.length)]!, random)
+    const ok = offer(program)
+    if (isNew) {
+      generated++
+      if (ok) taken++
+    }
+    if (ok && program.code.length < 600) {
+      if (pool.length < 2000) pool.push(program)
+      else pool[random(pool.length)] = program
+    }
+    if (batch.length >= BATCH) {
+      flush()
+      if (process.env['KERNINST_MUTANTS'] !== undefined) t.comment(`${ran} ran of ${asked}`)
+    }
+  }
+  flush()
+  t.same(bad, [], seedNote)
+  t.comment(`${asked} programs were asked about, ${ran} accepted and run; of ${generated} random ones ${taken}`)
+  t.ok(taken > generated / 10, 'random programs are accepted often enough to mean something')
+  t.end()
+})
