@@ -12,7 +12,7 @@ import { loadImage } from '../src/image/image.js'
 import { NONE, type Rva } from '../src/image/rva.js'
 import { solveLiveness } from '../src/liveness/live.js'
 import { resolvePoints } from '../src/probe/points.js'
-import { plainProbes } from '../src/probe/plain.js'
+import { readRequests } from '../src/probe/requests.js'
 import { checkPlan } from '../src/splice/check.js'
 import { Draft, LEVEL } from '../src/splice/draft.js'
 import { changesGs, Ground } from '../src/splice/ground.js'
@@ -132,7 +132,7 @@ for (const name of wanted.length > 0 ? wanted : KERNELS) {
   say(`${image.release}: .text ${image.textEnd - image.textStart} bytes, ` +
     `of them ${instrumentableBytes(image, ground.reserved)} of functions that may be instrumented`)
   const planOf = (text: string): Plan => {
-    const plan = makePlan(live, second, resolvePoints(image, plainProbes(text, 'coverage'), 'coverage'))
+    const plan = makePlan(live, second, resolvePoints(image, readRequests([{ text, source: 'coverage' }]).rows))
     checkPlan(graph, plan.encoded, plan.reserved, second)
     return plan
   }

@@ -12,7 +12,8 @@ import { findHeap } from './dump/find.js'
 import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import { analyzeImage, functionsNamed, openGround, planBundle, type PlanResult, type Program } from './pipeline.js'
+import { analyzeImage, functionsNamed, openGround, planBundle, type PlanResult } from './pipeline.js'
+import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
@@ -67,7 +68,7 @@ interface PlanOptions {
 }
 
 const plan = async (image: string, options: PlanOptions): Promise<void> => {
-  const programs: Program[] = [
+  const programs: ProgramText[] = [
     ...options.expression.map((text, i) => ({ text, source: options.expression.length > 1 ? `-e ${i + 1}` : '-e' })),
     ...options.program.map((path) => ({ text: readLimited(path, MAX_PROGRAM_BYTES).toString('utf8'), source: path })),
   ]

@@ -11,8 +11,9 @@ import { NONE } from './image/rva.js'
 import { checkClaims } from './liveness/check.js'
 import type { Verdict } from './liveness/claims.js'
 import { claimsOf, solveLiveness } from './liveness/live.js'
-import { plainProbes, type PlainProbe } from './probe/plain.js'
-import { resolvePoints, type Point } from './probe/points.js'
+import { resolvePoints } from './probe/points.js'
+import { readRequests, type ProgramText } from './probe/requests.js'
+import { findTaskLayout } from './probe/task.js'
 import { checkPlan } from './splice/check.js'
 import { describePlan } from './splice/describe.js'
 import type { Manifest } from './splice/manifest.js'
@@ -23,16 +24,10 @@ import type { TargetIdentity } from './splice/tables.js'
 import { analyze, type Analysis } from './report/analysis.js'
 import { EXIT, KerninstError } from './error.js'
 
-/** A probe program and where it is from. */
-export interface Program {
-  text: string
-  source: string
-}
-
 export interface PlanRequest {
   image: string
   kallsyms?: string
-  programs: readonly Program[]
+  programs: readonly ProgramText[]
   key?: KeyObject
   cert?: Uint8Array
   version: string
@@ -96,7 +91,7 @@ const stopwatch = (
 /** Plans a bundle. */
 export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const { seconds, stage } = stopwatch(request.progress)
-  const programs = request.programs.map(({ text, source }) => ({ source, probes: plainProbes(text, source) }))
+  const { rows, programs, aggregates } = readRequests(request.programs)
   const image = await stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
   const { profile } = request
@@ -105,14 +100,17 @@ export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
     throw new KerninstError(EXIT.mismatch,
       `the profile is of another kernel: its build id is ${profile.buildId}, that of ${request.image} is ${buildId}`)
   }
-  const points = await stage('points', () => resolveAll(image, programs))
+  const points = await stage('points', () => resolvePoints(image, rows))
   const graph = await stage('control flow', () => buildGraph(image))
   const live = await stage('liveness', () => solveLiveness(graph))
   const second = await SecondDecoder.load()
-  const plan = await stage('plan', () => makePlan(live, second, points, profile))
+  const plan = await stage('plan', () => makePlan(live, second, points, {
+    ...(profile && { profile }),
+    programs: { programs, aggregates, task: programs.length === 0 ? undefined : findTaskLayout(image) },
+  }))
   await stage('check', () => checkPlan(graph, plan.encoded, plan.reserved, second))
   const manifest = await stage('manifest', () =>
-    describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version }))
+    describePlan(image, plan, request.programs.map((p) => p.text), { name: 'kerninst', version: request.version }, aggregates.tables))
   if (plan.encoded.tables.siteCount === 0) return { bundle: undefined, plan, manifest, image, seconds }
   const { key, cert } = request
   const bundle = await stage('bundle', () =>
@@ -158,14 +156,4 @@ export const functionsNamed = (image: Image, names: readonly string[]): number[]
     if (found.length === 0) throw new KerninstError(EXIT.data, `${image.path} has no function '${name}'`)
     return found
   })
-}
-
-const resolveAll = (image: Image, programs: readonly { source: string; probes: PlainProbe[] }[]): Point[] => {
-  const points = new Map<string, Point>()
-  for (const { source, probes } of programs) {
-    for (const point of resolvePoints(image, probes, source)) {
-      points.set(`${point.name} ${point.aggregate} ${point.fn}`, point)
-    }
-  }
-  return [...points.values()]
 }

@@ -1,6 +1,6 @@
 // Compiled probes against the interpreter (interpreter.ts), executed for real: random programs at places where random
-// registers and flags are live, from random states. The slots must be what the interpreter says, and what is live what it
-// was. The outside judge is the processor (native/probes.c).
+// registers and flags are live, from random states. The verifier must accept each; the slots must be what the interpreter
+// says, and what is live what it was. The outside judge is the processor (native/probes.c).
 
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync, readFileSync, openSync, closeSync } from 'node:fs'
@@ -8,6 +8,7 @@ import { spawnSync } from 'node:child_process'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
+import { SecondDecoder } from '../src/code/second.js'
 import { CF, FLAGS, OF, REGISTER_NAMES, RSP, type RegisterSet } from '../src/code/registers.js'
 import { KerninstError } from '../src/error.js'
 import { Aggregates, isPointCount } from '../src/probe/aggregates.js'
@@ -15,7 +16,9 @@ import { parseProgram, type Aggregate, type Probe } from '../src/probe/program.j
 import { CodeBuffer } from '../src/splice/code.js'
 import { eachExpression, registersNeeded, registersOf } from '../src/probe/trees.js'
 import { compilePrograms } from '../src/splice/compile.js'
-import { FIXUP_KIND } from '../src/splice/tables.js'
+import { Opinions } from '../src/splice/opinion.js'
+import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
+import { verifyProgram } from '../src/splice/verify.js'
 import { ROOT } from './guest/artefacts.js'
 import { interpret, type Slots, type Thread } from './interpreter.js'
 import { lottery, seed, seedNote, type Lottery } from './lottery.js'
@@ -30,6 +33,15 @@ const scratch = mkdtempSync(join(tmpdir(), 'kerninst-compile-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 const runner = join(scratch, 'probes')
 execFileSync('gcc', ['-O1', '-Wall', '-Wextra', '-Werror', '-static', '-o', runner, join(ROOT, 'test/native/probes.c')])
+
+const opinions = new Opinions(await SecondDecoder.load())
+const NO_TABLES: PatchTables = {
+  siteCount: 0, siteRva: new Uint32Array(0), sitePatch: new Uint32Array(0), siteLength: new Uint8Array(0), siteKind: new Uint8Array(0),
+  siteFormClass: new Uint8Array(0), siteFlags: new Uint8Array(0), siteRelocKind: new Uint8Array(0), siteRelocOffset: new Uint8Array(0),
+  siteTail: new Uint32Array(0), siteExpected: new Uint8Array(0), formCount: 0, formClass: new Uint8Array(0), formKind: new Uint8Array(0),
+  formBytes: new Uint8Array(0), formTarget: new Uint32Array(0), fixupCount: 0, fixupOffset: new Uint32Array(0),
+  fixupValue: new Uint32Array(0), fixupKind: new Uint8Array(0), fixupTrail: new Uint8Array(0), code: new Uint8Array(0), slotCount: 0,
+}
 
 /** As native/probes.c has them. */
 const TASK = { current: 8, cpu: 16, pid: 20, tgid: 24 }
@@ -106,8 +118,16 @@ const draw = (random: Lottery): Case | undefined => {
   const code = new CodeBuffer()
   compilePrograms(code, live, probes.map(({ predicate, body }) => ({ ...(predicate && { predicate }), body, bind })),
     { task: TASK, returnAddress: 0, missed: 0 })
-  code.byte(0xc3)
   if (slots > MAX_SLOTS) return undefined
+  const ranges = [{ first: 0, count: 1 }, ...aggregates.tables.map(({ width, keys }, a) => ({ first: starts[a]!, count: width * keys })),
+    ...[...counts.values()].map((slot) => ({ first: slot, count: 1 }))]
+  const tables = { ...NO_TABLES, ...code.fixupTables(), code: code.bytes(), slotCount: slots }
+  try {
+    verifyProgram(tables, opinions, 0, 0, code.length, { live, slots: ranges, task: TASK, returnAddress: 0 })
+  } catch (error) {
+    throw new Error(`${String(error)}: ${text}\nlive ${live.toString(16)}\n${Buffer.from(code.bytes()).toString('hex')}`)
+  }
+  code.byte(0xc3)
   const bytes = code.bytes().slice()
   const { fixupCount, fixupOffset, fixupKind, fixupValue } = code.fixupTables()
   const view = new DataView(bytes.buffer)

@@ -20,8 +20,8 @@ import { loadImage, type Image } from '../src/image/image.js'
 import { hex, NONE } from '../src/image/rva.js'
 import { livenessOf, solveLiveness } from '../src/liveness/live.js'
 import { identify } from '../src/pipeline.js'
-import { resolvePoints } from '../src/probe/points.js'
-import { plainProbes } from '../src/probe/plain.js'
+import { resolvePoints, type Point } from '../src/probe/points.js'
+import { readRequests } from '../src/probe/requests.js'
 import { showJson } from '../src/report/show.js'
 import { checkPlan, PlanChecker } from '../src/splice/check.js'
 import { CodeBuffer } from '../src/splice/code.js'
@@ -95,16 +95,24 @@ t.test('imports go only to folders further left', (t) => {
   t.end()
 })
 
+/** The points that a program asks for. */
+const pointsOf = (image: Image, text: string): Point[] => resolvePoints(image, readRequests([{ text, source: 't' }]).rows)
+
 t.test('programs', (t) => {
+  const tree = (depth: number): string => (depth === 0 ? 'arg0' : `(${tree(depth - 1)} + ${tree(depth - 1)} * 3)`)
   const good: [string, string[]][] = [
     ['entry:vfs_read { @ = count() }', ['entry:vfs_read+0 @ 1:1']],
     ['entry:a,return:a { @x = count(); }\n# note\ninsn:b.isra.0+0x1c { @ = count() } // end',
       ['entry:a+0 @x 1:1', 'return:a+0 @x 1:9', 'insn:b.isra.0+28 @ 3:1']],
     ['call:tcp_* { @ = count() @two = count() }', ['call:tcp_*+0 @ 1:1', 'call:tcp_*+0 @two 1:1']],
     ['insn:f+16{@=count()}', ['insn:f+16 @ 1:1']],
+    ['entry:a /arg2 > 1/ { @ = count() @two = count() }', ['entry:a+0 @ 1:1 program 0', 'entry:a+0 @two 1:1 program 0']],
+    ['entry:a { @ = count() @size = hist(arg2) }', ['entry:a+0 @ 1:1', 'entry:a+0 @size 1:1 program 0']],
+    ['entry:a, entry:b { @ = hist(arg2) }\nreturn:a { @r = max(retval) }',
+      ['entry:a+0 @ 1:1 program 0', 'entry:b+0 @ 1:10 program 0', 'return:a+0 @r 2:1 program 1']],
   ]
   for (const [text, expected] of good) {
-    const probes = plainProbes(text, '-e').map((p) => `${p.kind}:${p.pattern}+${p.offset} @${p.aggregate} ${p.line}:${p.column}`)
+    const probes = readRequests([{ text, source: '-e' }]).rows.map((p) => `${p.kind}:${p.pattern}+${p.offset} @${p.aggregate} ${p.line}:${p.column}${p.program < 0 ? '' : ` program ${p.program}`}`)
     t.same(probes, expected, text)
   }
   const bad: [string, RegExp][] = [
@@ -117,22 +125,30 @@ t.test('programs', (t) => {
     ['insn:x+ { @ = count() }', /an offset is missing/],
     ['entry: { @ = count() }', /a function's name is missing/],
     ['entry:x { }', /there is no action/],
-    ['entry:x { @ = hist(arg2) }', /^-e:1:11: hist\(\) is not served yet/],
+    ['entry:x { asm("nop") }', /^-e:1:11: asm is not served yet/],
+    ['entry:x { @ = count() } return:x { @ = hist(retval) }', /^-e:1:36: @ is count\(\) elsewhere/],
+    ['entry:x { @ = hist(arg0) } return:x { @ = lhist(retval, 0, 4, 1) }', /^-e:1:39: @ is hist\(\) elsewhere/],
+    ['entry:x { @[arg0] = hist(arg1) }', /^-e:1:13: a key of hist\(\) must be known to be less than 63/],
+    ['entry:x { @[cpu & 7] = sum(1); @ = sum(2) }', /^-e:1:32: @ is with a key elsewhere/],
+    ['entry:x { @ = lhist(arg0, -4, 4, 1) }', /^-e:1:21: lhist from a negative number on/],
+    ['entry:x /arg0 > 1/ { @ = count(); if (arg1) { @ = count() } } entry:y { @ = hist(arg0) }', /@ is count\(\) elsewhere/],
+    ['entry:x { @ = count(); if (arg1) { @ = count() } }', /@ counts twice in one probe/],
+    ['entry:x { @ = sum(reg("rsp")) }', /reg\("rsp"\) is not to be had/],
+    [`entry:x { @ = sum(${tree(10)}) }`, /more than 8 values are needed at once/],
     ['entry:x { @ = count( }', /'\)' is missing/],
     ['entry:x { @ = count() @ = count() }', /given twice/],
-    ['entry:x /arg2 > 1/ { @ = count() }', /predicates are not served yet/],
     ['entry:x {\n  @ = count()\n', /^-e:3:1: '\}' is missing/],
     ['entry:x { @ = count() } garbage', /'garbage' is not one of/],
   ]
   for (const [text, message] of bad) {
-    t.throws(() => plainProbes(text, '-e'), { exit: 65, message }, JSON.stringify(text))
+    t.throws(() => readRequests([{ text, source: '-e' }]), { exit: 65, message }, JSON.stringify(text))
   }
   for (let i = 0; i < 3000; i++) {
     const from = 'entry:vfs_read, insn:f+0x1c { @x = count(); } // #\n/*?'
     let text = ''
     for (let n = random(40); n > 0; n--) text += from.slice(random(from.length)).slice(0, 1 + random(8))
     try {
-      plainProbes(text, 'fuzz')
+      readRequests([{ text, source: 'fuzz' }])
     } catch (error) {
       if (!(error instanceof KerninstError)) t.fail(`${JSON.stringify(text)}: ${String(error)}`)
     }
@@ -241,7 +257,7 @@ t.test('kernels in miniature', async (t) => {
     const expects = [...readFileSync(join(folder, source), 'utf8').matchAll(/^# expect (\S+)\s+(.*)$/gm)]
     if (expects.length === 0) throw new Error(`${source} expects nothing`)
     for (const [, point, expected] of expects) {
-      const plan = makePlan(live, second, resolvePoints(image, plainProbes(`${point} { @ = count() }`, 't'), 't'))
+      const plan = makePlan(live, second, pointsOf(image, `${point} { @ = count() }`))
       t.equal(waysOf(image, plan, expected!.includes('[')).join(', '), expected, `${source}: ${point}`)
       checkPlan(live.graph, plan.encoded, plan.reserved, second)
     }
@@ -289,7 +305,7 @@ for (const kernel of KERNELS) {
     const second = await SecondDecoder.load()
     const program = 'entry:vfs_read,return:vfs_read,call:vfs_read,entry:tcp_sendmsg,return:tcp_sendmsg,entry:__schedule,' +
       'return:do_sys_openat2,entry:handle_mm_fault,return:handle_mm_fault,insn:vfs_write+0x20,return:vfs_write { @ = count() }'
-    const planOf = (text: string): Plan => makePlan(live, second, resolvePoints(image, plainProbes(text, 't'), 't'))
+    const planOf = (text: string): Plan => makePlan(live, second, pointsOf(image, text))
     const plan = planOf(program)
 
     t.test('graphs are well formed', (t) => {
@@ -383,7 +399,7 @@ for (const kernel of KERNELS) {
     })
 
     t.test('with a profile, patches of what ran come first', (t) => {
-      const points = resolvePoints(image, plainProbes('block:vfs_*,edge:dev_*,return:do_* { @ = count() }', 't'), 't')
+      const points = pointsOf(image, 'block:vfs_*,edge:dev_*,return:do_* { @ = count() }')
       const rva = Uint32Array.from(new Set(points.flatMap(({ fn }) => {
         const { blockCount, blockFirst, insns } = cutFunction(live.graph, fn)
         return Array.from({ length: blockCount }, (_, b) => insns.rva[blockFirst[b]!]!)
@@ -391,7 +407,7 @@ for (const kernel of KERNELS) {
       const runs = Float64Array.from(rva, () => random(3) * random(1000))
       const { functions } = image
       const plain = makePlan(live, second, points).encoded
-      const { encoded, reserved } = makePlan(live, second, points, { buildId: '', rva, runs })
+      const { encoded, reserved } = makePlan(live, second, points, { profile: { buildId: '', rva, runs } })
       checkPlan(live.graph, encoded, reserved, second)
       t.same(encoded.tables.siteRva, plain.tables.siteRva, 'the same sites')
       /** The sites that have a patch, in the order of those; found by the starts of the patches, not by the layout. */
@@ -517,7 +533,7 @@ for (const kernel of KERNELS) {
       t.same(missing, [], 'every function start')
       const names = 'entry:vfs_read,return:vfs_read,entry:tcp_sendmsg,return:do_sys_openat2 { @ = count() }'
       const theirGraph = buildGraph(packed)
-      const theirs = makePlan(solveLiveness(theirGraph), second, resolvePoints(packed, plainProbes(names, 't'), 't'))
+      const theirs = makePlan(solveLiveness(theirGraph), second, pointsOf(packed, names))
       t.same(refusals(theirs), [])
       t.same(theirs.encoded.tables.siteRva, planOf(names).encoded.tables.siteRva, 'the same sites')
       checkPlan(theirGraph, theirs.encoded, theirs.reserved, second)

@@ -6,7 +6,8 @@ import { Decoder, DecoderOptions, FlowControl } from 'iced-x86'
 import { FLAGS } from '../src/code/registers.js'
 import { hasBit, intervalOf, type State } from '../src/splice/abstract.js'
 import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
-import type { SlotRange, TaskLayout } from '../src/splice/verify.js'
+import type { TaskLayout } from '../src/probe/task.js'
+import type { SlotRange } from '../src/splice/verify.js'
 import type { Lottery } from './lottery.js'
 
 export interface Fixup {

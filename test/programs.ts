@@ -210,7 +210,7 @@ export const imageOf = ({ steps, rva, functions, pointed }: Program): Image => {
         return NONE
       },
     },
-    orc: { returnsThere: (at: number) => !askew.has(at) },
+    orc: { returnsThere: (at: number) => !askew.has(at), returnAddressAt: () => -1 },
     readOnlyPointers: () => undefined,
     codePointers: Uint32Array.from(pointed, (i) => rva[i]!).sort(),
   }

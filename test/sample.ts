@@ -128,6 +128,8 @@ export const sampleManifest = (): Manifest => ({
   tactics: ['jmp', 'call', 'jcc'],
   siteTactic: SITE_TACTIC,
   slotSite: Uint32Array.of(0, 2, 1, 3),
+  aggregates: [],
+  missed: NONE,
 })
 
 /** The same with more points at the end; each derived from slots to add and slots to take away. */

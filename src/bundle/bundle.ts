@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { EXIT, KerninstError, assert } from '../error.js'
-import { hex } from '../image/rva.js'
+import { hex, NONE } from '../image/rva.js'
 import type { Manifest } from '../splice/manifest.js'
 import type { PatchTables, TargetIdentity } from '../splice/tables.js'
 import { parseCertificate } from './certificate.js'
@@ -61,7 +61,10 @@ export interface Bundle {
 const contradiction = (manifest: Manifest, { target, tables }: Payload): string => {
   if (manifest.image.buildId !== Buffer.from(target.buildId).toString('hex')) return 'image.buildId'
   if (manifest.image.base !== hex(target.base)) return 'image.base'
-  if (manifest.slotSite.length !== tables.slotCount) return 'slots'
+  const { slotSite, missed, aggregates } = manifest
+  const last = aggregates.at(-1)
+  const used = last !== undefined ? last.first + last.keys * last.width : missed === NONE ? slotSite.length : missed + 1
+  if (used !== tables.slotCount || (missed === NONE && aggregates.length > 0)) return 'slots'
   return manifest.siteTactic.length === tables.siteCount ? '' : 'sites'
 }
 

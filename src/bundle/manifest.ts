@@ -7,13 +7,15 @@
 import { createHash } from 'node:crypto'
 import { EXIT, KerninstError } from '../error.js'
 import { NONE } from '../image/rva.js'
-import { KINDS, type Manifest, type ManifestPoints } from '../splice/manifest.js'
+import { KEY_KINDS, PIECE_SLOTS, UNITS, widthOf } from '../probe/aggregates.js'
+import { AGGREGATES } from '../probe/program.js'
+import { KINDS, type Manifest, type ManifestAggregate, type ManifestPoints } from '../splice/manifest.js'
 import { readNumbers, readTexts, writeNumbers, writeTexts } from './columns.js'
 import { MAX } from './layout.js'
 import { MSGPACK_LIMITS, decode, encode } from './msgpack.js'
 import type { MsgpackLimits, Packable } from './msgpack.js'
 
-export const SCHEMA = 'kerninst.manifest/2'
+export const SCHEMA = 'kerninst.manifest/3'
 export const MAX_NAME = 4096 //         bytes of a name, characters of a reason
 export const MAX_PROGRAM = 2 ** 20 //   characters of a probe program
 export const MAX_NAMES = 2 ** 20
@@ -21,6 +23,7 @@ export const MAX_NAME_BYTES = 2 ** 26 // of all names
 export const MAX_POINTS = 2 ** 23
 export const MAX_TERMS = 2 ** 25 //     of all points
 const MAX_PROGRAMS = 2 ** 12
+const MAX_AGGREGATES = 2 ** 16
 const MAX_NUMBERED = 255 //             refusal codes, tactics: they are numbered in a byte
 
 /**
@@ -80,7 +83,7 @@ const record =
   }
 
 /** Everything that is not a number of a table. */
-type Head = Pick<Manifest, 'tool' | 'image' | 'programs' | 'text' | 'refusals' | 'tactics'> & { readonly counts: Counts }
+type Head = Pick<Manifest, 'tool' | 'image' | 'programs' | 'text' | 'refusals' | 'tactics' | 'aggregates' | 'missed'> & { readonly counts: Counts }
 
 interface Counts {
   readonly names: number
@@ -115,6 +118,11 @@ const packed = record<{ schema: string } & Head & { columns: Columns }>({
   text: record<Manifest['text']>({ bytes: upTo(0xffffffff), instrumentableBytes: upTo(0xffffffff) }),
   refusals: list(record<Manifest['refusals'][number]>({ code: name, reason: name }), MAX_NUMBERED),
   tactics: list(name, MAX_NUMBERED),
+  aggregates: list(record<ManifestAggregate>({
+    name, kind: literal(...AGGREGATES), signed: upTo(1), unit: literal(...UNITS), keyKind: literal(...KEY_KINDS), keys: upTo(PIECE_SLOTS),
+    width: upTo(PIECE_SLOTS), first: upTo(MAX.slots), range: list(pattern(/^-?[0-9]{1,19}$/, 'a number'), 3),
+  }), MAX_AGGREGATES),
+  missed: upTo(NONE),
   counts: record<Counts>({
     names: upTo(MAX_NAMES), places: upTo(MAX_NAMES), asked: upTo(MAX_NAMES), points: upTo(MAX_POINTS), terms: upTo(MAX_TERMS),
     sites: upTo(MAX.sites), slots: upTo(MAX.slots),
@@ -176,7 +184,7 @@ const columnsOf = ({ names, places, asked, points, siteTactic, slotSite }: Manif
 
 /** @throws KerninstError (65) where a text or table is longer than readers take */
 export const encodeManifest = (manifest: Manifest): Uint8Array => {
-  const { tool, image, programs, text, refusals, tactics, names, places, asked, points, siteTactic, slotSite } = manifest
+  const { tool, image, programs, text, refusals, tactics, aggregates, missed, names, places, asked, points, siteTactic, slotSite } = manifest
   names.forEach((each, i) => {
     if (Buffer.byteLength(each) > MAX_NAME || /\p{Surrogate}/u.test(each)) wrong(`names[${i}]`, `is no text of up to ${MAX_NAME} bytes`)
   })
@@ -184,7 +192,7 @@ export const encodeManifest = (manifest: Manifest): Uint8Array => {
     names: names.length, places: places.from.length, asked: asked.kind.length, points: points.count, terms: points.term.length,
     sites: siteTactic.length, slots: slotSite.length,
   }
-  const value = { schema: SCHEMA, tool, image, programs, text, refusals, tactics, counts, columns: columnsOf(manifest) }
+  const value = { schema: SCHEMA, tool, image, programs, text, refusals, tactics, aggregates, missed, counts, columns: columnsOf(manifest) }
   return encode(packed(value, '', false) as unknown as Packable)
 }
 
@@ -195,7 +203,7 @@ const below = (values: ArrayLike<number>, bound: number, where: string): void =>
 
 /** @throws KerninstError (65) naming the field that is not as it must be */
 export const decodeManifest = (input: Uint8Array, limits: MsgpackLimits = MSGPACK_LIMITS): Manifest => {
-  const { tool, image, programs, text, refusals, tactics, counts, columns } = packed(decode(input, 'manifest', limits), '', true)
+  const { tool, image, programs, text, refusals, tactics, aggregates, missed, counts, columns } = packed(decode(input, 'manifest', limits), '', true)
   const column = (key: keyof Columns, count: number, delta = false): Uint32Array =>
     readNumbers(columns[key], count, `columns.${key}`, { delta })
   /** A column of small numbers. */
@@ -238,7 +246,31 @@ export const decodeManifest = (input: Uint8Array, limits: MsgpackLimits = MSGPAC
     points: pointsOf(counts, column, small, refusals.length), refusals, tactics,
     siteTactic: small('siteTactic', counts.sites, tactics.length),
     slotSite: slotSites(column('slotSite', counts.slots, true), counts.sites),
+    ...aggregatesOf(aggregates, missed, counts.slots),
   }
+}
+
+/** Aggregates whose slots follow each other behind those of sites and the one for what is missed. */
+const aggregatesOf = (aggregates: readonly ManifestAggregate[], missed: number, slots: number): Pick<Manifest, 'aggregates' | 'missed'> => {
+  if (missed !== NONE && missed !== slots) wrong('missed', `is ${missed}`)
+  let next = slots + 1
+  aggregates.forEach((one, a) => {
+    mustAgree(one, `aggregates[${a}]`, next)
+    next = one.first + one.keys * one.width
+  })
+  return { aggregates, missed }
+}
+
+/** The numbers of an aggregate agree with each other. */
+const mustAgree = (one: ManifestAggregate, path: string, slots: number): void => {
+  const { kind, keyKind, keys, width, first, range } = one
+  if (keys === 0 || (keyKind !== 'index' && keys > 1)) wrong(`${path}.keys`, `is ${keys}`)
+  if ((kind === 'lhist') !== (range.length === 3) || (kind !== 'lhist' && range.length > 0)) wrong(`${path}.range`, `does not suit ${kind}`)
+  const [low, high, step] = range.map(BigInt)
+  if (step !== undefined && (step <= 0n || high! <= low! || (high! - low!) % step !== 0n)) wrong(`${path}.range`, 'is no range')
+  const buckets = step === undefined ? undefined : { low: low!, high: high!, step }
+  if (width !== widthOf({ kind, range: buckets })) wrong(`${path}.width`, `is ${width}`)
+  if (first < slots || Math.floor(first / PIECE_SLOTS) !== Math.floor((first + keys * width - 1) / PIECE_SLOTS)) wrong(`${path}.first`, `is ${first}`)
 }
 
 const slotSites = (slotSite: Uint32Array, sites: number): Uint32Array => {
@@ -270,8 +302,7 @@ const pointsOf = (
     const some = termCount[p]!
     if (points.refusal[p] !== 0) {
       if (some > 0 || points.derived[p]) wrong(`termCount[${p}]`, 'is of a point that is refused')
-    } else if (some === 0 && !points.derived[p]) wrong(`termCount[${p}]`, 'is zero, and the point is neither refused nor derived')
-    else if (points.rva[p] === NONE) wrong(`rva[${p}]`, 'is missing')
+    } else if (points.rva[p] === NONE) wrong(`rva[${p}]`, 'is missing')
   }
   return points
 }

@@ -11,8 +11,9 @@
 //   hist         zero; [1, 2); [2, 4); ... [2^63, 2^64), which is what is negative, where values have signs
 //   lhist        below the lowest; each step; from the highest on
 
-import { operandsSigned, type Expression } from './expression.js'
+import type { Expression } from './expression.js'
 import type { Aggregate, AggregateKind, Probe, Statement } from './program.js'
+import { rangeOf } from './range.js'
 import { Scanner } from './scanner.js'
 
 /** A piece of the counter heap whose slots lie side by side (KERNINST_PIECE_SLOTS); an aggregate lies in one. */
@@ -21,14 +22,13 @@ export const PIECE_SLOTS = 4096
 /** Buckets of hist: zero, and one for each highest bit. */
 export const HIST_BUCKETS = 65
 
-/** CPUs of a kernel are numbered below this (CONFIG_NR_CPUS_RANGE_END; arch/x86/Kconfig, 6.1 and 6.12). */
-export const MAX_CPUS = 8192
-
 /** How the keys of an aggregate are told apart. */
-export type KeyKind = 'none' | 'cpu' | 'index'
+export const KEY_KINDS = ['none', 'cpu', 'index'] as const
+export type KeyKind = (typeof KEY_KINDS)[number]
 
 /** Where values of an aggregate are ticks of the time-stamp counter, a report can make time of them. */
-export type Unit = 'number' | 'ticks'
+export const UNITS = ['number', 'ticks'] as const
+export type Unit = (typeof UNITS)[number]
 
 export interface AggregateTable {
   readonly name: string // '' for @
@@ -44,68 +44,12 @@ export interface AggregateTable {
 }
 
 /** Slots of one key of an aggregate. */
-const widthOf = ({ kind, range }: Aggregate): number => {
+export const widthOf = ({ kind, range }: Pick<Aggregate, 'kind'> & { readonly range?: Aggregate['range'] | undefined }): number => {
   switch (kind) {
     case 'count': case 'sum': return 1
     case 'avg': case 'min': case 'max': return 2
     case 'hist': return HIST_BUCKETS
     case 'lhist': return Number((range!.high - range!.low) / range!.step) + 2
-  }
-}
-
-interface Interval {
-  readonly low: bigint
-  readonly high: bigint
-}
-
-const TOP = (1n << 64n) - 1n
-const ANY: Interval = { low: 0n, high: TOP }
-const BIT: Interval = { low: 0n, high: 1n }
-
-/** All ones up to the highest bit of a number. */
-const filled = (value: bigint): bigint => (1n << BigInt(value.toString(2).length)) - 1n
-
-/** What an expression can be, as an unsigned number. */
-export const intervalOf = (one: Expression): Interval => {
-  switch (one.op) {
-    case 'number': return { low: one.value, high: one.value }
-    case 'register': return ANY
-    case 'input': return one.input === 'cpu' ? { low: 0n, high: BigInt(MAX_CPUS - 1) }
-      : one.input === 'pid' || one.input === 'tid' ? { low: 0n, high: (1n << 32n) - 1n } : ANY
-    case 'unary': return one.operator === '!' ? BIT : ANY
-    case 'choice': {
-      const [a, b] = [intervalOf(one.a), intervalOf(one.b)]
-      return { low: a.low < b.low ? a.low : b.low, high: a.high > b.high ? a.high : b.high }
-    }
-    case 'cast': {
-      const a = intervalOf(one.a)
-      const most = (1n << BigInt(one.bits)) - 1n
-      if (a.high <= (one.signed ? most >> 1n : most)) return a
-      return one.signed ? ANY : { low: 0n, high: most }
-    }
-    case 'binary': return binaryInterval(one)
-  }
-}
-
-const binaryInterval = (one: Extract<Expression, { op: 'binary' }>): Interval => {
-  const [a, b] = [intervalOf(one.a), intervalOf(one.b)]
-  const fits = (low: bigint, high: bigint): Interval => (high <= TOP ? { low, high } : ANY)
-  const fixed = b.low === b.high
-  switch (one.operator) {
-    case '&': return { low: 0n, high: a.high < b.high ? a.high : b.high }
-    case '|': return { low: a.low > b.low ? a.low : b.low, high: filled(a.high | b.high) }
-    case '^': return { low: 0n, high: filled(a.high | b.high) }
-    case '+': return fits(a.low + b.low, a.high + b.high)
-    case '*': return fits(a.low * b.low, a.high * b.high)
-    case '<<': return fixed ? fits(a.low << (b.low & 63n), a.high << (b.low & 63n)) : ANY
-    case '>>': return fixed && (!one.a.signed || a.high <= TOP >> 1n) ? { low: a.low >> (b.low & 63n), high: a.high >> (b.low & 63n) } : ANY
-    case '/': case '%': {
-      if (!fixed || b.low === 0n || (operandsSigned(one.a, one.b) && (a.high > TOP >> 1n || b.low > TOP >> 1n))) return ANY
-      if (one.operator === '/') return { low: a.low / b.low, high: a.high / b.low }
-      return { low: 0n, high: b.low - 1n }
-    }
-    case '-': return a.low >= b.high ? { low: a.low - b.high, high: a.high - b.low } : ANY
-    default: return BIT // comparisons and logic
   }
 }
 
@@ -128,7 +72,7 @@ const tableOf = (scanner: Scanner, one: Aggregate): AggregateTable => {
   if (key !== undefined && key.op === 'input' && key.input === 'cpu') keyKind = 'cpu'
   else if (key !== undefined) {
     keyKind = 'index'
-    const { high } = intervalOf(key)
+    const { high } = rangeOf(key)
     const most = Math.floor(PIECE_SLOTS / width)
     if (high >= BigInt(most)) {
       scanner.fail(`a key of ${kind}() must be known to be less than ${most}, as in @[arg0 & 7] or @[arg0 % 10]`, key.at)

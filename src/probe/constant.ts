@@ -49,3 +49,18 @@ const foldBinary = (operator: BinaryOperator, a: bigint, b: bigint, one: Extract
     case '%': return b === 0n ? a : unsigned(x % y)
   }
 }
+
+/** Whether a condition holds, where that is known whatever the inputs are. */
+export const truthOf = (one: Expression): boolean | undefined => {
+  const constant = constantOf(one)
+  if (constant !== undefined) return constant !== 0n
+  if (one.op === 'unary' && one.operator === '!') {
+    const a = truthOf(one.a)
+    return a === undefined ? undefined : !a
+  }
+  if (one.op !== 'binary' || (one.operator !== '&&' && one.operator !== '||')) return undefined
+  const decides = one.operator === '||'
+  const [a, b] = [truthOf(one.a), truthOf(one.b)]
+  if (a === decides || b === decides) return decides
+  return a === undefined || b === undefined ? undefined : !decides
+}

@@ -1,12 +1,12 @@
-// From probes to points: names and wildcards become functions of the image. A name that does not exist is bad input; a
+// From requests to points: names and wildcards become functions of the image. A name that does not exist is bad input; a
 // name that several functions bear is refused, since it cannot be told which was meant: F@0xffffffff81012345, with the
 // link-time address of its start, is one of them. A wildcard means each of them, by that name.
 
 import { EXIT, KerninstError } from '../error.js'
 import type { Image } from '../image/image.js'
 import { hex, NONE, toAddress } from '../image/rva.js'
-import type { PlainProbe } from './plain.js'
 import type { PointKind } from './program.js'
+import type { Request } from './requests.js'
 import { distance } from './scanner.js'
 
 export interface Point {
@@ -16,6 +16,7 @@ export interface Point {
   readonly functionName: string
   readonly offset: number
   readonly aggregate: string
+  readonly program: number //   index of the program that runs there, or -1: a plain count
 }
 
 // A part of a function that gcc has moved away; wildcards mean the functions themselves.
@@ -45,50 +46,50 @@ const uniqueName = (image: Image, f: number): string => {
   return image.functions.functionsNamed(name).length > 1 ? `${name}@${hex(toAddress(image.base, image.functions.start[f]!))}` : name
 }
 
-const fullName = (probe: PlainProbe, name: string): string =>
-  `${probe.kind}:${name}${probe.kind === 'insn' ? '+' + hex(probe.offset) : ''}`
+const fullName = ({ kind, offset }: Request, name: string): string => `${kind}:${name}${kind === 'insn' ? '+' + hex(offset) : ''}`
 
 /**
- * Resolves probes; the same point asked for twice with one aggregate is one point.
+ * Resolves requests; the same point asked for twice with one aggregate is one point.
  * @throws KerninstError (65) where nothing has the name
  */
-export const resolvePoints = (image: Image, probes: readonly PlainProbe[], source: string): Point[] => {
+export const resolvePoints = (image: Image, requests: readonly Request[]): Point[] => {
   const points = new Map<string, Point>()
-  const add = (probe: PlainProbe, fn: number, functionName: string): void => {
-    const name = fullName(probe, functionName)
-    const key = `${name} ${probe.aggregate} ${fn}`
-    if (!points.has(key)) {
-      points.set(key, { name, kind: probe.kind, fn, functionName, offset: probe.offset, aggregate: probe.aggregate })
-    }
+  const add = (request: Request, fn: number, functionName: string): void => {
+    const { kind, offset, aggregate, program } = request
+    const name = fullName(request, functionName)
+    const key = `${name} ${aggregate} ${fn} ${program}`
+    if (!points.has(key)) points.set(key, { name, kind, fn, functionName, offset, aggregate, program })
   }
-  for (const probe of probes) {
-    const at = `${source}:${probe.line}:${probe.column}`
-    if (/[*?]/.test(probe.pattern)) {
-      const pattern = toRegExp(probe.pattern)
+  for (const request of requests) {
+    const { pattern: wanted, source, line, column } = request
+    const fail = (message: string): never => {
+      throw new KerninstError(EXIT.data, `${source}:${line}:${column}: ${message}`)
+    }
+    if (/[*?]/.test(wanted)) {
+      const pattern = toRegExp(wanted)
       let matched = false
       for (let f = 0; f < image.functions.count; f++) {
         const name = image.functions.nameOf(f)
         if (!pattern.test(name) || isColdPart(name)) continue
         matched = true
-        add(probe, f, uniqueName(image, f))
+        add(request, f, uniqueName(image, f))
       }
-      if (!matched) throw new KerninstError(EXIT.data, `${at}: no function matches '${probe.pattern}'`)
+      if (!matched) fail(`no function matches '${wanted}'`)
       continue
     }
-    const [name, address] = probe.pattern.split('@')
+    const [name, address] = wanted.split('@')
     const found = image.functions.functionsNamed(name!)
     if (address !== undefined && found.length > 0) {
       const fn = found.find((f) => toAddress(image.base, image.functions.start[f]!) === BigInt(address))
-      if (fn === undefined) throw new KerninstError(EXIT.data, `${at}: ${image.path} has no function '${name}' at ${address}`)
-      add(probe, fn, uniqueName(image, fn))
+      if (fn === undefined) return fail(`${image.path} has no function '${name}' at ${address}`)
+      add(request, fn, uniqueName(image, fn))
       continue
     }
     if (found.length === 0) {
-      const near = nearestName(image, probe.pattern)
-      throw new KerninstError(EXIT.data,
-        `${at}: ${image.path} has no function '${probe.pattern}'${near ? `; did you mean ${near}?` : ''}`)
+      const near = nearestName(image, wanted)
+      fail(`${image.path} has no function '${wanted}'${near ? `; did you mean ${near}?` : ''}`)
     }
-    add(probe, found.length > 1 ? NONE : found[0]!, probe.pattern)
+    add(request, found.length > 1 ? NONE : found[0]!, wanted)
   }
   return [...points.values()]
 }

@@ -65,6 +65,11 @@ export class Scanner {
   /** @throws KerninstError (65) */
   fail(message: string, at = this.at): never {
     const { line, column } = this.place(at)
+    this.failAt(line, column, message)
+  }
+
+  /** @throws KerninstError (65) */
+  failAt(line: number, column: number, message: string): never {
     throw new KerninstError(EXIT.data, `${this.source}:${line}:${column}: ${message}`)
   }
 }

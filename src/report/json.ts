@@ -3,6 +3,7 @@
 // last digits; points are in the plan's order. Of a memory image dumpedNs is "0", host is "" where it
 // does not say, and release then comes from the bundle; state is "applying" where the machine died in apply.
 
+import type { AggregateNumbers } from './aggregates.js'
 import type { PartNumbers, PointNumbers, ReportNumbers } from './numbers.js'
 import { jsonList, jsonText } from './printable.js'
 
@@ -19,6 +20,20 @@ const pointJson = (point: PointNumbers): object => ({
   aggregate: point.aggregate,
   parts: point.parts.map((part) => ({ at: part.at, ...counts(part) })),
   ...(point.derived && { less: point.less.map((part) => ({ at: part.at, ...counts(part) })) }),
+})
+
+const text = (value: bigint | undefined): string | null => value?.toString() ?? null
+
+const aggregateJson = ({ name, kind, unit, keyKind, keys }: AggregateNumbers): object => ({
+  aggregate: name, kind, unit, keyKind,
+  keys: keys.map(({ key, count, sum, min, max, buckets }) => ({
+    key,
+    ...(count !== undefined && { count: text(count) }),
+    ...(sum !== undefined && { sum: text(sum) }),
+    ...(min !== undefined && { min: text(min) }),
+    ...(max !== undefined && { max: text(max) }),
+    ...(buckets && { buckets: buckets.map((bucket) => ({ low: text(bucket.low), high: text(bucket.high), count: text(bucket.count) })) }),
+  })),
 })
 
 function* pointsJson(numbers: ReportNumbers): Generator<object, void> {
@@ -39,6 +54,9 @@ export function* reportJson(numbers: ReportNumbers): Generator<string, void> {
   }
   yield `${jsonText(head).slice(0, -1)},"points":`
   yield* jsonList(pointsJson(numbers))
+  yield ',"aggregates":'
+  yield* jsonList(numbers.aggregates.map(aggregateJson))
+  yield `,"missed":"${numbers.missed}"`
   yield ',"refusals":'
   yield* jsonList(numbers.refusals())
   yield '}\n'

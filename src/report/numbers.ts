@@ -8,10 +8,12 @@
 import type { Bundle } from '../bundle/bundle.js'
 import type { Dump } from '../dump/dump.js'
 import { EXIT, KerninstError } from '../error.js'
+import { NONE } from '../image/rva.js'
 import {
-  aggregateOf, placeName, pointName, pointPlace, pointText, pointsWhere, refusalText, summarize, type Manifest, type ManifestPart,
+  aggregateOf, isCounted, placeName, pointName, pointPlace, pointText, pointsWhere, refusalText, summarize, type Manifest, type ManifestPart,
   type ManifestRefusal, type Summary,
 } from '../splice/manifest.js'
+import { aggregateNumbers, type AggregateNumbers } from './aggregates.js'
 
 export interface PartNumbers {
   readonly at: string
@@ -46,8 +48,10 @@ export interface ReportNumbers {
   readonly cpuCount: number
   readonly manifest: Manifest
   readonly summary: Summary
-  readonly served: Uint32Array //      row -> point; in the plan's order
+  readonly served: Uint32Array //      row -> point that has a count; in the plan's order
   readonly counts: readonly bigint[] // row -> count
+  readonly aggregates: readonly AggregateNumbers[]
+  readonly missed: bigint // how often something could not be recorded
   readonly row: (row: number) => RowNumbers
   readonly point: (row: number) => PointNumbers
   readonly points: () => Generator<PointNumbers, void>
@@ -94,7 +98,8 @@ export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
     }
     return total
   }
-  const served = Uint32Array.from(pointsWhere(manifest, true))
+  // What programs collect beside counts is of all points together.
+  const served = Uint32Array.from(pointsWhere(manifest, true)).filter((p) => isCounted(manifest, p))
   const counts = Array.from(served, (p) => solve(p, (slot) => slots[slot]!))
   const perCpuOf = (p: number): bigint[] => cpus.map((cpu) => solve(p, (slot) => dump.count(cpu, slot)))
   const numbersOf = (part: ManifestPart): PartNumbers => {
@@ -113,6 +118,8 @@ export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
     summary: summarize(manifest),
     served,
     counts,
+    aggregates: manifest.aggregates.map((one) => aggregateNumbers(one, dump)),
+    missed: manifest.missed === NONE ? 0n : slots[manifest.missed]!,
     row: (row) => {
       const p = served[row]!
       return {

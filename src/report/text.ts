@@ -4,6 +4,7 @@
 // go first where they do not fit, then names are cut), and nothing from a file reaches the terminal unescaped.
 
 import { askedName } from '../splice/manifest.js'
+import { aggregateText } from './aggregatetext.js'
 import type { PartNumbers, ReportNumbers } from './numbers.js'
 import { cut, duration, grouped, printable, wallTime, widthOf, wrapped } from './printable.js'
 
@@ -180,11 +181,14 @@ export function* reportText(numbers: ReportNumbers, options: TextOptions): Gener
     yield put([cut(figures, options.width)])
   }
   yield '\n'
-  yield put(served > 0 ? table(numbers, shown, options) : ['no points'])
+  if (numbers.counts.length > 0) yield put(table(numbers, shown, options))
+  else if (numbers.aggregates.length === 0) yield put(['no points'])
   if (many) {
     yield put(wrapped(`and ${order.length - shown.length} more: --format json or csv gives all`, options.width))
     yield put(sums(numbers, options.width))
   }
+  for (const each of numbers.aggregates) yield put(aggregateText(each, options.width))
+  if (numbers.missed > 0n) yield put(['', ...indented('', `missed ${grouped(numbers.missed)}: so often a value could not be recorded`)])
   yield put(imbalances(numbers, indented))
   if (points === served) return
   yield put(['', `refused (${points - served})`])

@@ -8,7 +8,7 @@ import { Code, ConditionCode, Decoder, DecoderOptions, OpKind, Register, type In
 import type { Bits } from './interval.js'
 import { LARGEST } from './interval.js'
 import type { Opinions } from './opinion.js'
-import { Mistake } from './patchreader.js'
+import { Mistake } from './mistake.js'
 
 export type Deed =
   | 'mov' | 'lea' | 'movzx' | 'movsx' | 'cmov' | 'set' // flags stay

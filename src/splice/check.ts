@@ -19,10 +19,13 @@ import { bytesAt, type Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { indexOf, lowerBound } from '../image/search.js'
 import type { Encoded } from './encode.js'
+import { PIECE_SLOTS } from '../probe/aggregates.js'
+import { Mistake } from './mistake.js'
 import { Opinions, type Opinion } from './opinion.js'
-import { Mistake, PatchReader } from './patchreader.js'
+import { PatchReader } from './patchreader.js'
 import { codeNumber } from './refusal.js'
 import { EXPECTED_BYTES, FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_FLAG, SITE_KIND, type PatchTables } from './tables.js'
+import type { SlotRange } from './verify.js'
 
 /** What a checked plan comes to. */
 export interface Checked {
@@ -96,6 +99,8 @@ class Checking {
   readonly #reader: PatchReader
   readonly #landing: Uint8Array
   #slot = 0 // the next one to be counted: slots ascend with the patches that count them
+  #hook = 0 // the next one: likewise
+  readonly #aggregates: readonly SlotRange[]
   site = 0
 
   constructor(known: Known, plan: Encoded) {
@@ -107,11 +112,14 @@ class Checking {
     this.#opinions = known.opinions
     this.#reader = new PatchReader(plan.tables, known.opinions)
     this.#landing = known.landing
+    const { missed, first, size } = plan.layout
+    this.#aggregates = [...missed === NONE ? [] : [{ first: missed, count: 1 }], ...Array.from(first, (slot, a) => ({ first: slot, count: size[a]! }))]
   }
 
   run(): Checked {
-    const { siteCount, siteFlags, sitePatch, siteKind, slotCount } = this.#tables
+    const { siteCount, siteFlags, sitePatch, siteKind } = this.#tables
     this.#checkPlaces()
+    this.#checkSlots()
     const patch = new Float64Array(siteCount) // start of a patch * siteCount + its site
     let patches = 0
     for (this.site = 0; this.site < siteCount; this.site++) {
@@ -130,8 +138,27 @@ class Checking {
       this.#checkPatch(this.site)
     }
     this.#reader.finish()
-    if (this.#slot !== slotCount) throw new Mistake('a slot is never counted')
+    if (this.#slot !== this.#plan.counterCount) throw new Mistake('a slot is never counted')
+    if (this.#hook !== this.#plan.hooks.count) throw new Mistake('a program never runs')
     return { sites: siteCount, instructions: this.#reader.instructions }
+  }
+
+  // ---- slots
+
+  /** Counters, counts of programs and aggregates are apart, and each aggregate in one piece of the heap. */
+  #checkSlots(): void {
+    const { hooks, counterCount } = this.#plan
+    const { slotCount } = this.#tables
+    let next = counterCount
+    const take = (first: number, count: number): void => {
+      if (first < next || first + count > slotCount) throw new Mistake('slots overlap')
+      next = first + count
+    }
+    for (let h = 0; h < hooks.count; h++) take(hooks.firstSlot[h]!, hooks.slotCount[h]!)
+    for (const { first, count } of this.#aggregates) {
+      take(first, count)
+      if (count === 0 || Math.floor(first / PIECE_SLOTS) !== Math.floor((first + count - 1) / PIECE_SLOTS)) throw new Mistake('an aggregate in two pieces')
+    }
   }
 
   // ---- sites
@@ -313,20 +340,46 @@ class Checking {
   #takesCounter(site: number, rva: Rva, takes: number): boolean {
     const { slotSite, slotRva, slotTakes, slotLive } = this.#plan
     const slot = this.#slot
-    if (slot >= this.#tables.slotCount || slotSite[slot] !== site || slotRva[slot] !== rva || slotTakes[slot] !== takes) return false
+    if (slot >= this.#plan.counterCount || slotSite[slot] !== site || slotRva[slot] !== rva || slotTakes[slot] !== takes) return false
     this.#slot++
     this.#reader.count(slot, slotLive[slot]!)
     return true
   }
 
+  /** Whether programs come next that run there; then they are read. */
+  #takesPrograms(site: number, rva: Rva, takes: number): boolean {
+    const { hooks, task } = this.#plan
+    const h = this.#hook
+    if (h >= hooks.count || hooks.site[h] !== site || hooks.rva[h] !== rva || hooks.takes[h] !== takes) return false
+    this.#hook++
+    if (hooks.start[h] !== this.#reader.at) throw new Mistake('a program is not where it must be')
+    const slots = hooks.slotCount[h]! > 0 ? [{ first: hooks.firstSlot[h]!, count: hooks.slotCount[h]! }, ...this.#aggregates] : this.#aggregates
+    this.#reader.programs(hooks.end[h]!, { live: hooks.live[h]!, slots, task, returnAddress: this.#returnAddress(site, rva, takes) })
+    return true
+  }
+
+  /** Bytes from %rsp to the function's return address in a patch. */
+  #returnAddress(site: number, rva: Rva, takes: number): number {
+    const i = this.#graph.index.at(rva)
+    const at = takes ? (i === NONE ? NONE : this.#graph.insns.target[i]!) : rva
+    const offset = at === NONE ? -1 : this.#image.orc.returnAddressAt(at)
+    return offset < 0 || this.#tables.siteKind[site] !== SITE_KIND.call ? offset : offset + 8
+  }
+
+  /** Whether something is done there: counting, programs, or both. */
+  #takes(site: number, rva: Rva, takes: number): boolean {
+    const counts = this.#takesCounter(site, rva, takes)
+    return this.#takesPrograms(site, rva, takes) || counts
+  }
+
   #checkRetarget(site: Site, insn: Opinion, takes: number): void {
-    if (!this.#takesCounter(site.index, site.rva, takes)) throw new Mistake('no counter where there is a splice')
+    if (!this.#takes(site.index, site.rva, takes)) throw new Mistake('no counter where there is a splice')
     this.#reader.jump(this.#target(site, 0, insn))
   }
 
   #checkReturn({ index, rva, original }: Site): void {
     const { tables, reader } = { tables: this.#tables, reader: this.#reader }
-    if (!this.#takesCounter(index, rva, 0)) throw new Mistake('no counter where there is a splice')
+    if (!this.#takes(index, rva, 0)) throw new Mistake('no counter where there is a splice')
     if (tables.siteKind[index] !== SITE_KIND.jmp || original.length !== 5 || tables.siteTail[index] !== reader.at || tables.siteFlags[index]) {
       throw new Mistake('a return site is not as it must be')
     }
@@ -351,7 +404,7 @@ class Checking {
     for (let at = 0; at < original.length;) {
       if (!goesOn) throw new Mistake('a window goes on behind an instruction that does not')
       const insn = this.#instruction(site, at)
-      if (counted && this.#takesCounter(site.index, rva + at, 0)) bypass = at === 0 ? reader.at : -1
+      if (counted && this.#takes(site.index, rva + at, 0)) bypass = at === 0 ? reader.at : -1
       if (insn.flow === FLOW.branch) {
         const target = this.#target(site, at, insn)
         const end = this.#checkBranch(original, at, insn)
@@ -377,7 +430,7 @@ class Checking {
     if (goesOn) reader.jump(rva + original.length)
     for (const stub of taken) {
       if (stub.from + reader.field(stub.from - 4) !== reader.at) throw new Mistake('a moved branch does not lead to its counter')
-      if (!this.#takesCounter(site.index, stub.rva, 1)) throw new Mistake('no counter where a branch leads to one')
+      if (!this.#takes(site.index, stub.rva, 1)) throw new Mistake('no counter where a branch leads to one')
       reader.jump(stub.target)
       bypass = -1
     }

@@ -10,9 +10,10 @@
 
 import { FLAGS, RAX, RCX, RDX, RSP, type RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
-import { constantOf } from '../probe/constant.js'
+import { constantOf, signed, truthOf } from '../probe/constant.js'
 import { isConstant, type Expression } from '../probe/expression.js'
 import type { Aggregate, Statement } from '../probe/program.js'
+import { rangeOf } from '../probe/range.js'
 import { eachExpression, eachPart, registersOf, same } from '../probe/trees.js'
 import type { CodeBuffer } from './code.js'
 import { isEasyDivisor, log2, NoRegister, ORDER, Values, type Needs, type Surroundings, type Value } from './values.js'
@@ -112,6 +113,10 @@ class Compiler {
     values.enter()
     for (let p = 0; p < programs.length;) {
       const { predicate } = programs[p]!
+      if (predicate !== undefined && truthOf(predicate) === false) {
+        p++
+        continue
+      }
       const end = writer.label()
       if (predicate !== undefined) values.unless(predicate, end)
       // Programs with one predicate ask once.
@@ -127,6 +132,11 @@ class Compiler {
     for (const one of body) {
       if (one.op === 'aggregate') this.#aggregate(one, program.bind(one))
       else if (one.op === 'if') {
+        const known = truthOf(one.test)
+        if (known !== undefined) {
+          this.#statements(program, known ? one.then : one.otherwise)
+          continue
+        }
         const [otherwise, end] = [writer.label(), writer.label()]
         values.unless(one.test, otherwise)
         this.#statements(program, one.then)
@@ -222,14 +232,17 @@ class Compiler {
     const { values, values: { writer } } = this
     const from = values.hold(values.value(value))
     const bucket = from.owned ? from.register : values.take()
-    const end = writer.label()
+    const pointer = this.#pointer(slot)
+    const [zero, end] = [writer.label(), writer.label()]
     writer.bitScan(bucket, from.register)
-    writer.address(bucket, bucket, 1)
-    writer.jumpIf(CONDITION.ne, end)
-    writer.load(bucket, 0n)
+    writer.jumpIf(CONDITION.e, zero)
+    if (index !== undefined) writer.alu(ALU.add, bucket, index)
+    writer.countSlot(pointer, 8, bucket)
+    writer.jump(end)
+    writer.place(zero)
+    writer.countSlot(pointer, 0, index)
     writer.place(end)
-    this.#countBucket(bucket, slot, index)
-    values.free(bucket)
+    values.free(pointer, bucket)
   }
 
   #countBucket(bucket: Register, slot: number, index: Register | undefined): void {
@@ -243,6 +256,14 @@ class Compiler {
   #lhist({ value, range }: Aggregate, slot: number, index: Register | undefined): void {
     const { values, values: { writer } } = this
     const { low, high, step } = range!
+    const { low: least, high: most } = rangeOf(value!)
+    // Where it is known what it can be, only that is looked at: it may even be a constant.
+    const constant = constantOf(value!)
+    const [first, last] = constant !== undefined && value!.signed ? [signed(constant), signed(constant)] : [least, most]
+    if ((!value!.signed || most < SIGN || constant !== undefined) && (last < low || first >= high || first === last)) {
+      const bucket = last < low ? 0n : first >= high ? (high - low) / step + 1n : (first - low) / step + 1n
+      return this.#count(slot + Number(bucket), index)
+    }
     const [outside, end, below] = [writer.label(), writer.label(), writer.label()]
     const r = values.own(values.value(value!))
     values.aluConstant(ALU.sub, r, low)

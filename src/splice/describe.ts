@@ -4,6 +4,8 @@ import { Decoder, DecoderOptions, Formatter, FormatterSyntax } from '../code/ice
 import { bytesAt, type Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
+import type { AggregateTable } from '../probe/aggregates.js'
+import type { SlotLayout } from './hooks.js'
 import { KINDS, type AskedTable, type Manifest, type PlaceTable } from './manifest.js'
 import type { PointTable } from './points.js'
 import { CODES, REFUSALS, type RefusalCode } from './refusal.js'
@@ -186,6 +188,7 @@ export interface Described {
     readonly tables: PatchTables
     readonly siteTactic: Uint8Array // site -> TACTIC
     readonly slotSite: Uint32Array //  slot -> site
+    readonly layout: SlotLayout
   }
   readonly points: PointTable
   readonly reserved: Uint8Array
@@ -193,8 +196,8 @@ export interface Described {
 
 /** Builds the manifest of a plan. */
 export const describePlan = (
-  image: Image, { encoded: { tables, siteTactic, slotSite }, points, reserved }: Described, programs: readonly string[],
-  tool: Manifest['tool'],
+  image: Image, { encoded: { tables, siteTactic, slotSite, layout }, points, reserved }: Described, programs: readonly string[],
+  tool: Manifest['tool'], aggregates: readonly AggregateTable[] = [],
 ): Manifest => {
   const names = new Names()
   const { asked, ...columns } = points
@@ -232,5 +235,10 @@ export const describePlan = (
     tactics: [...TACTIC_NAMES],
     siteTactic,
     slotSite,
+    aggregates: aggregates.slice(0, layout.first.length).map(({ name, kind, signed, unit, keyKind, keys, width, range }, a) => ({
+      name, kind, signed: signed ? 1 : 0, unit, keyKind, keys, width, first: layout.first[a]!,
+      range: range === undefined ? [] : [range.low, range.high, range.step].map(String),
+    })),
+    missed: layout.missed,
   }
 }

@@ -1,6 +1,9 @@
-// The plan while it is made: sites, the counters in their patches, and what each byte of text is used for. A counter is
-// asked for before an instruction, or on the taken side of a conditional jump; the draft finds a way to put it there, or
-// says why there is none. What is asked for is done whole or not at all.
+// The plan while it is made: sites, the counters and programs in their patches, and what each byte of text is used for. A
+// counter is asked for before an instruction, or on the taken side of a conditional jump; the draft finds a way to put it
+// there, or says why there is none. What is asked for is done whole or not at all.
+//
+// A *hook* is such a place at which programs run, behind its counter if it has one. The counts that a program keeps for a
+// point by itself are slots as well, of that hook.
 //
 // The ways (tactics), cheapest first. Each replaces the first bytes of a site by one jump, call or branch:
 //
@@ -55,6 +58,23 @@ const SHORT_BYTES = 2
 /** Jumps to the patch and back. */
 const DETOUR = 2
 
+/** A place at which programs run. */
+export interface Hook {
+  readonly insn: number // before which they run, or whose taken side
+  readonly takes: number // 1 for that
+  readonly live: RegisterSet // what they must leave alone
+  readonly runs: HookRun[] // in the order in which they were asked for
+}
+
+export interface HookRun {
+  readonly program: number
+  readonly key: number //       of the point that it runs for
+  readonly insn: number
+  readonly takes: number
+  readonly firstSlot: number // of its counts, which follow each other
+  readonly counts: number //    how many
+}
+
 export class Draft {
   readonly ground: Ground
   readonly room: Room
@@ -70,9 +90,15 @@ export class Draft {
   readonly slotInsn: number[] = [] //    slot -> the insn before which it counts, or whose taken side
   readonly #slotTakes = new Column()
   readonly #slotLive = new Column()
+  readonly #slotPlain = new Column()
 
-  constructor(ground: Ground) {
+  readonly #hooks = new Map<number, Hook>() // 2 * insn, + 1 for its taken side -> hook
+  /** Registers that programs read: nothing in any patch may change them, live or not. */
+  readonly kept: RegisterSet
+
+  constructor(ground: Ground, kept: RegisterSet = 0) {
     this.ground = ground
+    this.kept = kept
     const { image, graph } = ground
     this.room = new Room(image.textStart, image.textEnd)
     findPadding(graph, ground.reserved, (start, end) => {
@@ -113,6 +139,20 @@ export class Draft {
     return this.#slotLive.values()
   }
 
+  /** slot -> 1 where it counts whatever runs, 0 where a program decides */
+  get slotPlain(): Uint32Array {
+    return this.#slotPlain.values()
+  }
+
+  /** The hook before an instruction (takes 0) or on its taken side (1). */
+  hookAt(i: number, takes: number): Hook | undefined {
+    return this.#hooks.get(2 * i + takes)
+  }
+
+  #liveBefore(fn: PlannedFunction, insn: number): RegisterSet {
+    return fn.liveness.liveIn[insn]! | this.kept
+  }
+
   /**
    * Instructions added to each run by a counter before an instruction, Infinity where there is no way to put one there.
    * Springboards are taken to be had.
@@ -120,7 +160,7 @@ export class Draft {
   costBefore(fn: PlannedFunction, insn: number, level: number): number {
     const i = wholeInsn(this.ground, fn, insn)
     if (this.#slotBefore[i] !== NONE) return 0
-    const counting = counterCost(fn.liveness.liveIn[insn]!)
+    const counting = counterCost(this.#liveBefore(fn, insn))
     const site = this.siteOf[i]!
     if (site !== NONE) return this.#joins(site, i) ? counting : Infinity
     if (!this.#isDirect(fn.graph, insn, i)) return this.#costIndirect(i, counting, level)
@@ -143,7 +183,7 @@ export class Draft {
     const i = wholeInsn(this.ground, fn, insn)
     if (insns.flow[i] !== FLOW.branch) return Infinity
     if (this.#slotTaken.has(i)) return 0
-    const counting = counterCost(liveTaken(fn, insn)) / 2
+    const counting = counterCost(liveTaken(fn, insn) | this.kept) / 2
     const site = this.siteOf[i]!
     if (site !== NONE) return this.#mayTake(site) ? counting : Infinity
     if (this.#retargets(i)) return counting + 1 / 2
@@ -173,15 +213,20 @@ export class Draft {
     const i = wholeInsn(this.ground, fn, insn)
     const known = this.#slotBefore[i]!
     if (known !== NONE) return known
-    const site = this.siteOf[i]!
-    if (site !== NONE && !this.#joins(site, i)) return 'site-taken'
-    if (site === NONE) {
-      const why = this.#place(fn.graph, insn, i, level)
-      if (why !== '') return why
-    } else if (this.#siteTactic.at(site) === TACTIC.retargetBranch) this.#siteTactic.set(site, TACTIC.jumpOver)
-    const slot = this.#addSlot(i, 0, fn.liveness.liveIn[insn]!)
+    const why = this.#reachBefore(fn, insn, i, level)
+    if (why !== '') return why
+    const slot = this.#addSlot(i, 0, this.#liveBefore(fn, insn), 1)
     this.#slotBefore[i] = slot
     return slot
+  }
+
+  /** Sees to it that something can be done before an instruction. */
+  #reachBefore(fn: PlannedFunction, insn: number, i: number, level: number): RefusalCode | '' {
+    const site = this.siteOf[i]!
+    if (site === NONE) return this.#place(fn.graph, insn, i, level)
+    if (!this.#joins(site, i)) return 'site-taken'
+    if (this.#siteTactic.at(site) === TACTIC.retargetBranch) this.#siteTactic.set(site, TACTIC.jumpOver)
+    return ''
   }
 
   /** Puts a counter on the taken side of a conditional jump, likewise. */
@@ -191,27 +236,71 @@ export class Draft {
     assert(insns.flow[i] === FLOW.branch, 'a conditional jump')
     const known = this.#slotTaken.get(i)
     if (known !== undefined) return known
-    const site = this.siteOf[i]!
-    if (site !== NONE && !this.#mayTake(site)) return 'site-taken'
-    if (site === NONE) {
-      if (this.#retargets(i)) {
-        if (!this.ground.confirms(i)) return 'decoders-disagree'
-        this.#addSite(i, 1, TACTIC.retargetBranch)
-      } else {
-        const why = this.#place(fn.graph, insn, i, level)
-        if (why !== '') return why
-      }
-    }
-    const slot = this.#addSlot(i, 1, liveTaken(fn, insn))
+    const why = this.#reachTaken(fn, insn, i, level)
+    if (why !== '') return why
+    const slot = this.#addSlot(i, 1, liveTaken(fn, insn) | this.kept, 1)
     this.#slotTaken.set(i, slot)
     return slot
   }
 
-  #addSlot(i: number, takes: number, live: RegisterSet): number {
+  /** Sees to it that something can be done on the taken side of a conditional jump. */
+  #reachTaken(fn: PlannedFunction, insn: number, i: number, level: number): RefusalCode | '' {
+    const site = this.siteOf[i]!
+    if (site !== NONE) return this.#mayTake(site) ? '' : 'site-taken'
+    if (!this.#retargets(i)) return this.#place(fn.graph, insn, i, level)
+    if (!this.ground.confirms(i)) return 'decoders-disagree'
+    this.#addSite(i, 1, TACTIC.retargetBranch)
+    return ''
+  }
+
+  #addSlot(i: number, takes: number, live: RegisterSet, plain: number): number {
     this.slotInsn.push(i)
     this.#slotTakes.push(takes)
     this.#slotLive.push(live)
+    this.#slotPlain.push(plain)
     return this.slotInsn.length - 1
+  }
+
+  /**
+   * Runs a program for a point, before an instruction or on its taken side; once, however often it is asked for.
+   * @param key of the point
+   * @param counts how many counts it keeps for a point by itself
+   */
+  run(
+    fn: PlannedFunction, insn: number, takes: number, level: number, program: number, key: number, counts: number,
+  ): HookRun | RefusalCode {
+    const i = wholeInsn(this.ground, fn, insn)
+    let hook = this.hookAt(i, takes)
+    const known = hook?.runs.find((one) => one.key === key)
+    if (known !== undefined) return known
+    if (hook === undefined) {
+      const why = takes ? this.#reachTaken(fn, insn, i, level) : this.#reachBefore(fn, insn, i, level)
+      if (why !== '') return why
+      hook = { insn: i, takes, live: takes ? liveTaken(fn, insn) | this.kept : this.#liveBefore(fn, insn), runs: [] }
+      this.#hooks.set(2 * i + takes, hook)
+    }
+    const firstSlot = this.slotInsn.length
+    for (let n = 0; n < counts; n++) this.#addSlot(i, takes, hook.live, 0)
+    const run = { program, key, insn: i, takes, firstSlot, counts }
+    hook.runs.push(run)
+    return run
+  }
+
+  /** Whether a program runs for a point before an instruction already. */
+  runsAt(fn: PlannedFunction, insn: number, key: number): boolean {
+    return this.hookAt(wholeInsn(this.ground, fn, insn), 0)?.runs.some((one) => one.key === key) ?? false
+  }
+
+  /** Takes back a run that was just added, where others that belong to it cannot be had. */
+  stop(run: HookRun): void {
+    const { insn, takes } = run
+    const { runs, live } = this.hookAt(insn, takes)!
+    runs.splice(runs.indexOf(run), 1)
+    if (runs.length > 0) return
+    this.#hooks.delete(2 * insn + takes)
+    // Its splice stays, and has to do something: it counts.
+    if (takes && !this.#slotTaken.has(insn)) this.#slotTaken.set(insn, this.#addSlot(insn, 1, live, 1))
+    else if (!takes && this.#slotBefore[insn] === NONE) this.#slotBefore[insn] = this.#addSlot(insn, 0, live, 1)
   }
 
   /** Whether a counter can be put before an instruction of a site that is there already. */

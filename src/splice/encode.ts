@@ -6,9 +6,11 @@ import type { RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
 import { bytesAt, type Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
+import type { TaskLayout } from '../probe/task.js'
 import { CodeBuffer } from './code.js'
 import { emitCounters } from './counter.js'
 import type { Draft } from './draft.js'
+import { HookWriter, NO_PROGRAMS, type HookTable, type ProgramContext, type SlotLayout } from './hooks.js'
 import { layOut, type Profile } from './layout.js'
 import { appendMoved } from './move.js'
 import { JUMP_BYTES } from './room.js'
@@ -42,14 +44,18 @@ const returnForms = (image: Image): { kind: number; bytes: number[]; target: Rva
 /** Writes what a patch does where a counter is: appends code that leaves `live` alone and counts `slots`. */
 export type EmitProbe = (code: CodeBuffer, live: RegisterSet, slots: readonly number[]) => void
 
-/** A plan's sites and counters, encoded. */
+/** A plan's sites, counters and programs, encoded. Slots: counters, then counts of programs, then aggregates. */
 export interface Encoded {
   readonly tables: PatchTables
   readonly siteTactic: Uint8Array //  site -> TACTIC
-  readonly slotSite: Uint32Array //   slot -> the site whose patch counts it
+  readonly counterCount: number //    so many slots are counters: they count whatever runs
+  readonly slotSite: Uint32Array //   slot -> the site whose patch counts it; aggregates are of no site
   readonly slotRva: Uint32Array //    slot -> the instruction before which it counts, or whose taken side
   readonly slotTakes: Uint8Array //   slot -> 1 where the taken side is counted
   readonly slotLive: Uint32Array //   slot -> register set that its counting must leave alone
+  readonly hooks: HookTable
+  readonly layout: SlotLayout //      where the slots of aggregates are
+  readonly task: TaskLayout | undefined // what programs read of the current task
   /** What the profile says has run, which lies first: so many patches, in so many bytes. Zeros without a profile. */
   readonly hot: { readonly patches: number; readonly bytes: number }
 }
@@ -98,12 +104,13 @@ const orderProbes = (draft: Draft): Probes => {
   const sites = draft.siteFirst.length
   const count = draft.slotInsn.length
   const start = new Uint32Array(sites + 1)
+  const { slotPlain } = draft
   const siteOf = (slot: number): number => draft.siteOf[draft.slotInsn[slot]!]!
-  for (let slot = 0; slot < count; slot++) start[siteOf(slot) + 1]!++
+  for (let slot = 0; slot < count; slot++) start[siteOf(slot) + 1]! += slotPlain[slot]!
   for (let s = 0; s < sites; s++) start[s + 1]! += start[s]!
   const next = start.slice()
-  const slot = new Uint32Array(count)
-  for (let each = 0; each < count; each++) slot[next[siteOf(each)]!++] = each
+  const slot = new Uint32Array(start[sites]!)
+  for (let each = 0; each < count; each++) if (slotPlain[each]) slot[next[siteOf(each)]!++] = each
   for (let s = 0; s < sites; s++) {
     if (start[s + 1]! - start[s]! > 1) {
       slot.subarray(start[s], start[s + 1]).sort((a, b) =>
@@ -117,11 +124,12 @@ export interface EncodeOptions {
   /** What each patch does where a counter is; counting where it is not given. */
   readonly emitProbe?: EmitProbe
   readonly profile?: Profile
+  readonly programs?: ProgramContext
 }
 
 /** Encodes what a draft has come to. Slots are numbered in the order of their patches. */
 export const encodeDraft = (
-  draft: Draft, { emitProbe = emitCounters, profile }: EncodeOptions = {},
+  draft: Draft, { emitProbe = emitCounters, profile, programs = NO_PROGRAMS }: EncodeOptions = {},
 ): Encoded & { readonly slotOf: Uint32Array } => {
   const { ground } = draft
   const { image, graph: { insns } } = ground
@@ -147,9 +155,17 @@ export const encodeDraft = (
   const slotRva = new Uint32Array(slots)
   const slotTakes = new Uint8Array(slots)
   const slotLive = new Uint32Array(slots)
+  const counters = draft.slotPlain.reduce((sum, plain) => sum + plain, 0)
   let slotCount = 0
   let formsNeeded = false
   const code = new CodeBuffer()
+  const runner = new HookWriter(draft, programs, counters, (slot, number, s) => {
+    slotOf[slot] = number
+    slotSite[number] = s
+    slotRva[number] = insns.rva[draft.slotInsn[slot]!]!
+    slotTakes[number] = draft.slotTakes[slot]!
+    slotLive[number] = draft.slotLive[slot]!
+  })
 
   const append = (i: number): boolean =>
     appendMoved(code, image, insns.rva[i]!, insns.length[i]!, insns.flow[i]!, insns.target[i]!)
@@ -175,20 +191,25 @@ export const encodeDraft = (
 
     let probe = probes.start[site]!
     const lastProbe = probes.start[site + 1]!
-    const emit = (): void => {
-      const slot = probes.slot[probe++]!
-      slotOf[slot] = slotCount
-      slotSite[slotCount] = s
-      slotRva[slotCount] = insns.rva[draft.slotInsn[slot]!]!
-      slotTakes[slotCount] = draft.slotTakes[slot]!
-      slotLive[slotCount] = draft.slotLive[slot]!
-      emitProbe(code, draft.slotLive[slot]!, [slotCount++])
-    }
-    const isNext = (i: number, takes: number): boolean =>
+    const isCounted = (i: number, takes: number): boolean =>
       probe < lastProbe && draft.slotInsn[probes.slot[probe]!] === i && draft.slotTakes[probes.slot[probe]!] === takes
+    /** What is done before an instruction, or on its taken side. */
+    const emit = (i: number, takes: number): void => {
+      if (isCounted(i, takes)) {
+        const slot = probes.slot[probe++]!
+        slotOf[slot] = slotCount
+        slotSite[slotCount] = s
+        slotRva[slotCount] = insns.rva[draft.slotInsn[slot]!]!
+        slotTakes[slotCount] = draft.slotTakes[slot]!
+        slotLive[slotCount] = draft.slotLive[slot]!
+        emitProbe(code, draft.slotLive[slot]!, [slotCount++])
+      }
+      runner.write(code, i, takes, s, tactic)
+    }
+    const isNext = (i: number, takes: number): boolean => isCounted(i, takes) || draft.hookAt(i, takes) !== undefined
 
     if (tactic === TACTIC.return) {
-      emit()
+      emit(first, 0)
       tables.siteFormClass[s] = RETURN_FORMS
       formsNeeded = true
       tables.siteTail[s] = code.length
@@ -202,7 +223,7 @@ export const encodeDraft = (
       tables.siteRelocOffset[s] = ground.start(i) + field - order.rva[s]!
     }
     if (tactic === TACTIC.retargetCall || tactic === TACTIC.retargetJump || tactic === TACTIC.retargetBranch) {
-      emit()
+      emit(first, tactic === TACTIC.retargetBranch ? 1 : 0)
       code.jumpTo(insns.target[first]!)
       tables.siteKind[s] = tactic === TACTIC.retargetCall ? SITE_KIND.call
         : tactic === TACTIC.retargetBranch ? SITE_KIND.jcc : SITE_KIND.jmp
@@ -215,7 +236,7 @@ export const encodeDraft = (
     const taken: { field: number; insn: number }[] = []
     for (let i = first; i < end; i++) {
       if (isNext(i, 0)) {
-        emit()
+        emit(i, 0)
         if (i === first) bypass = code.length
         else counted = true
       }
@@ -223,7 +244,7 @@ export const encodeDraft = (
       if (isNext(i, 1)) {
         // The taken side goes to a stub behind the patch; its counter comes then.
         taken.push({ field: code.length - 4, insn: i })
-        probe++
+        if (isCounted(i, 1)) probe++
         counted = true
       }
     }
@@ -232,8 +253,8 @@ export const encodeDraft = (
     for (const { field, insn } of taken) {
       code.pointHere(field)
       probe = probes.start[site]!
-      while (!isNext(insn, 1)) probe++
-      emit()
+      while (probe < lastProbe && !isCounted(insn, 1)) probe++
+      emit(insn, 1)
       code.jumpTo(insns.target[insn]!)
     }
     probe = behind
@@ -260,6 +281,8 @@ export const encodeDraft = (
     }
   }
   if (layout.hot === patched.length) hotBytes = code.length
+  assert(slotCount === counters, 'every counter is in a patch')
+  const hooks = runner.table()
   const forms = formsNeeded ? returnForms(image) : []
   const formBytes = new Uint8Array(forms.length * FORM_BYTES)
   forms.forEach((form, i) => formBytes.set(form.bytes, i * FORM_BYTES))
@@ -273,9 +296,10 @@ export const encodeDraft = (
       formTarget: Uint32Array.from(forms, (f) => f.target),
       ...code.fixupTables(),
       code: code.bytes(),
-      slotCount,
+      slotCount: runner.layout.slotCount,
     },
-    siteTactic, slotSite, slotRva, slotTakes, slotLive, slotOf,
+    siteTactic, counterCount: counters, slotSite, slotRva, slotTakes, slotLive, slotOf,
+    hooks, layout: runner.layout, task: programs.task,
     hot: { patches: layout.hot, bytes: hotBytes },
   }
 }

@@ -5,7 +5,8 @@
 
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
-import type { PointKind } from '../probe/program.js'
+import type { KeyKind, Unit } from '../probe/aggregates.js'
+import type { AggregateKind, PointKind } from '../probe/program.js'
 import type { PointTable } from './points.js'
 
 export interface Manifest {
@@ -27,7 +28,22 @@ export interface Manifest {
   readonly refusals: readonly { readonly code: string; readonly reason: string }[] // number of a refusal, less 1 -> what it is
   readonly tactics: readonly string[] //  number of a tactic -> its name
   readonly siteTactic: Uint8Array //      site -> number of a tactic
-  readonly slotSite: Uint32Array //       slot -> the site that counts it
+  readonly slotSite: Uint32Array //       slot -> the site that counts it; slots of aggregates come behind
+  readonly aggregates: readonly ManifestAggregate[]
+  readonly missed: number //              slot that counts what could not be recorded, or NONE
+}
+
+/** What programs collect, of all points together. probe/aggregates.ts says what the slots of one key are. */
+export interface ManifestAggregate {
+  readonly name: string // '' for @
+  readonly kind: AggregateKind
+  readonly signed: number // 1 where the values have signs
+  readonly unit: Unit
+  readonly keyKind: KeyKind
+  readonly keys: number
+  readonly width: number // slots of one key
+  readonly first: number // slot
+  readonly range: readonly string[] // of lhist: low, high, step; else empty
 }
 
 /** Which function each rva that is named lies in. */
@@ -163,6 +179,10 @@ export const refusalText = (manifest: Manifest, p: number): ManifestRefusal => {
   const { code, reason } = manifest.refusals[manifest.points.refusal[p]! - 1]!
   return { point: pointName(manifest, p), code, reason, nearest: nearestName(manifest, p) }
 }
+
+/** Whether a served point has a count of its own: where programs collect values alone, it has none. */
+export const isCounted = ({ points }: Manifest, p: number): boolean =>
+  points.refusal[p] === 0 && (points.derived[p] === 1 || points.termStart[p + 1]! > points.termStart[p]!)
 
 /** The points that are served, or those that are refused, in the plan's order. */
 export function* pointsWhere({ points }: Manifest, served: boolean): Generator<number, void> {

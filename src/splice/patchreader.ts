@@ -6,11 +6,10 @@
 import { Mnemonic } from '../code/iced.js'
 import { AF, CF, OF, PF, RAX, SF, ZF, type RegisterSet } from '../code/registers.js'
 import type { Rva } from '../image/rva.js'
+import { Mistake } from './mistake.js'
 import type { Opinion, Opinions } from './opinion.js'
 import { FIXUP_KIND, type PatchTables } from './tables.js'
-
-/** What is wrong with a plan: a bug of the planner. */
-export class Mistake extends Error {}
+import { verifyProgram, type ProgramTerms } from './verify.js'
 
 const INC_FLAGS: RegisterSet = PF | AF | ZF | SF | OF
 const LAHF_FLAGS: RegisterSet = CF | PF | AF | ZF | SF
@@ -95,6 +94,14 @@ export class PatchReader {
   finish(): void {
     if (this.#fixup !== this.#tables.fixupCount) throw new Mistake('fixups are left over')
     for (let i = this.at; i < this.code.length; i++) if (this.code[i] !== 0xcc) throw new Mistake('code is left over')
+  }
+
+  /** Takes the code of programs, up to an offset. */
+  programs(end: number, terms: ProgramTerms): void {
+    const { fixup, instructions } = verifyProgram(this.#tables, this.#opinions, this.#fixup, this.at, end, terms)
+    this.#fixup = fixup
+    this.instructions += instructions
+    this.at = end
   }
 
   /** Takes the code that counts one slot, and changes nothing that is live. */

@@ -14,13 +14,18 @@ import { indexOf } from '../image/search.js'
 import { isTraced } from '../liveness/convention.js'
 import type { KernelLiveness } from '../liveness/live.js'
 import type { Point } from '../probe/points.js'
+import type { PointProgram } from '../probe/requests.js'
+import type { TaskLayout } from '../probe/task.js'
+import { eachExpression, eachPart, registersOf } from '../probe/trees.js'
 import { countFlows, deriveBlock, whyNoFlows, type CountKind } from './counts.js'
-import { Draft, LEVELS, LEVEL } from './draft.js'
+import { Draft, LEVELS, LEVEL, type HookRun } from './draft.js'
 import { encodeDraft, type Encoded } from './encode.js'
 import { changesGs, Ground, type PlannedFunction } from './ground.js'
+import { NO_PROGRAMS, type ProgramContext } from './hooks.js'
 import type { Profile } from './layout.js'
 import { PointCollector, type PointTable } from './points.js'
 import { codeNumber, CODES, type RefusalCode } from './refusal.js'
+import { spotsOf, type Spot, type Wants } from './spots.js'
 
 export interface Plan {
   readonly encoded: Encoded
@@ -37,9 +42,16 @@ class Planner {
   readonly points: PointCollector
   #function: PlannedFunction | undefined // the last one: points of one function follow each other
 
-  constructor(ground: Ground, asked: readonly Point[]) {
+  readonly #programs: readonly Wanted[]
+  readonly #task: TaskLayout | undefined
+  readonly #keys = new Map<string, number>()
+
+  constructor(ground: Ground, asked: readonly Point[], { programs, task }: ProgramContext) {
     this.#ground = ground
-    this.draft = new Draft(ground)
+    this.#programs = programs.map(wantedBy)
+    this.#task = task
+    // Nobody may change a register on its way to a program that reads it, though it be dead.
+    this.draft = new Draft(ground, this.#programs.reduce((set, { registers }) => set | registers, 0))
     this.points = new PointCollector(asked)
   }
 
@@ -47,6 +59,7 @@ class Planner {
     if (point.fn === NONE) return this.#refuse(of, NONE, 'ambiguous-name')
     const fn = this.#prepare(point.fn)
     if (fn.graph.incomplete === 'undecodable' || fn.graph.incomplete === 'jumps-inside') return this.#refuse(of, NONE, fn.graph.incomplete)
+    if (point.program >= 0) return this.#run(of, fn, point)
     switch (point.kind) {
       case 'entry': return this.#entry(of, fn)
       case 'return': return this.#return(of, fn)
@@ -55,6 +68,75 @@ class Planner {
       case 'block': return this.#flows(of, fn, 'block')
       case 'edge': return this.#flows(of, fn, 'edge')
     }
+  }
+
+  // A program runs exactly where the point is. Every way out must be had, or the point means nothing.
+  #run(of: number, fn: PlannedFunction, point: Point): void {
+    const program = this.#programs[point.program]!
+    if (program.task && this.#task === undefined) return this.#refuse(of, NONE, 'no-task')
+    const slot = program.counts.indexOf(point.aggregate)
+    const key = this.#keyOf(point)
+    for (const { rva, to, spots, refusal } of spotsOf(this.#ground, fn, point, program)) {
+      if (refusal !== '') {
+        this.points.refuse(of, rva, codeNumber(refusal), to)
+        continue
+      }
+      const runs: HookRun[] = []
+      let why: RefusalCode | '' = ''
+      for (const spot of spots) {
+        const run = this.#runAt(fn, spot, point.program, key, program.counts.length)
+        if (typeof run === 'string') {
+          why = run
+          break
+        }
+        runs.push(run)
+      }
+      if (why !== '') {
+        for (const run of runs) this.draft.stop(run)
+        this.points.refuse(of, rva, codeNumber(why), to)
+        continue
+      }
+      this.points.serve(of, rva, to)
+      if (slot < 0) continue
+      for (const { firstSlot } of runs) this.points.term(firstSlot + slot, this.#ground.start(this.draft.slotInsn[firstSlot + slot]!))
+    }
+  }
+
+  /** One number for each point of each program. */
+  #keyOf({ program, name, fn }: Point): number {
+    const text = `${program} ${name} ${fn}`
+    const key = this.#keys.get(text) ?? this.#keys.size
+    this.#keys.set(text, key)
+    return key
+  }
+
+  #runAt(fn: PlannedFunction, { insns, takes }: Spot, program: number, key: number, counts: number): HookRun | RefusalCode {
+    let why: RefusalCode | undefined
+    for (const level of LEVELS) {
+      if (takes) {
+        const run = this.draft.run(fn, insns[0]!, 1, level, program, key, counts)
+        if (typeof run !== 'string') return run
+        why = run
+        continue
+      }
+      let best = NONE
+      let cost = Infinity
+      for (const insn of insns) {
+        // Where it runs already it stays: each count of a point is a row of its own.
+        const own = this.draft.runsAt(fn, insn, key) ? -1 : this.draft.costBefore(fn, insn, level)
+        if (own >= cost) continue
+        best = insn
+        cost = own
+      }
+      if (best === NONE) continue
+      const run = this.draft.run(fn, best, 0, level, program, key, counts)
+      if (typeof run !== 'string') return run
+      why ??= run
+    }
+    if (why !== undefined) return why
+    const own = this.draft.run(fn, insns[0]!, 0, LEVEL.shortJump, program, key, counts)
+    // As for counts: what is missing is a neighbour that would do.
+    return own === 'ftrace' || own === 'endbr' ? 'too-short' : own
   }
 
   #prepare(index: number): PlannedFunction {
@@ -239,6 +321,26 @@ class Planner {
   }
 }
 
+/** What a program reads, and what it counts for each point. */
+interface Wanted extends Wants {
+  readonly counts: readonly string[]
+  readonly task: boolean
+}
+
+const wantedBy = (program: PointProgram): Wanted => {
+  let registers = 0
+  let [caller, task] = [false, false]
+  eachExpression(program, (one) => {
+    registers |= registersOf(one)
+    eachPart(one, (part) => {
+      if (part.op !== 'input') return
+      caller ||= part.input === 'caller'
+      task ||= part.input === 'cpu' || part.input === 'pid' || part.input === 'tid'
+    })
+  })
+  return { registers, caller, task, counts: program.counts }
+}
+
 const reachedBlocks = (graph: FunctionGraph): Uint8Array => reachable(graph, graph.entries)
 
 /** The instructions of a block but one, nearest to that one first. */
@@ -254,11 +356,20 @@ export const placeOf = (image: Image, rva: Rva): string => {
   return f === NONE ? hex(image.base + BigInt(rva)) : `${image.functions.nameOf(f)}+${hex(rva - image.functions.start[f]!)}`
 }
 
-/** Chooses sites for all points and encodes their patches, with a profile what ran before all others. */
-export const makePlan = (live: KernelLiveness, second: SecondDecoder, asked: readonly Point[], profile?: Profile): Plan => {
+/** What a plan is made for beside its points. */
+export interface PlanOptions {
+  /** What ran before all others is laid out first. */
+  readonly profile?: Profile
+  readonly programs?: ProgramContext
+}
+
+/** Chooses sites for all points and encodes their patches. */
+export const makePlan = (
+  live: KernelLiveness, second: SecondDecoder, asked: readonly Point[], { profile, programs = NO_PROGRAMS }: PlanOptions = {},
+): Plan => {
   const ground = new Ground(live, second)
-  const planner = new Planner(ground, asked)
+  const planner = new Planner(ground, asked, programs)
   asked.forEach((point, of) => planner.serve(point, of))
-  const { slotOf, ...encoded } = encodeDraft(planner.draft, profile && { profile })
+  const { slotOf, ...encoded } = encodeDraft(planner.draft, { programs, ...(profile && { profile }) })
   return { encoded, points: planner.points.table(slotOf), reserved: ground.reserved }
 }

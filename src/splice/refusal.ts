@@ -12,12 +12,16 @@ export const REFUSALS = {
   'unusual-exit': 'one way out of the function is not a return or a jump to the start of a function',
   'no-calls': 'the function makes no calls',
   'no-edges': 'the function has no edges: it is a single block',
+  'no-task': 'the kernel\'s code does not tell where it keeps the current task',
   'no-count': 'neither it nor enough of what flows into and out of it can be counted',
   // The place.
   'no-instruction': 'no instruction starts there',
   'too-short': 'no instruction that runs exactly when this one does is long enough, and free, to be overwritten by a jump, alone or with its neighbours',
   'no-springboard': 'too short for a jump, and no free bytes are near enough for a short one',
   'site-taken': 'the instruction is already spliced in another way by this plan',
+  'no-place': 'no instruction runs exactly when it does, so that a program could run there',
+  'tail-call': 'one way out is a jump to another function, which makes the value that is returned',
+  'no-return-address': 'the kernel\'s unwind data do not say where the return address is',
   // The instruction.
   'decoders-disagree': 'the two decoders do not agree on the instruction',
   'cannot-move': 'the instruction cannot be moved',

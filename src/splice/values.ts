@@ -7,8 +7,9 @@
 
 import { FLAGS, OF, RAX, type RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
-import { constantOf, signed, unsigned } from '../probe/constant.js'
+import { constantOf, signed, truthOf, unsigned } from '../probe/constant.js'
 import { operandsSigned, type BinaryOperator, type Expression, type Input } from '../probe/expression.js'
+import { rangeOf } from '../probe/range.js'
 import type { TaskLayout } from '../probe/task.js'
 import { ARGUMENTS, registersNeeded } from '../probe/trees.js'
 import { ALU, CONDITION, fitsImmediate, InstructionWriter, REG, SHIFT, type Condition, type Label, type Register } from './writer.js'
@@ -29,6 +30,8 @@ export interface Needs {
 /** In this order registers are taken: the first ones have the shortest instructions. */
 export const ORDER: readonly Register[] = [1, 2, 6, 7, 0, 8, 9, 10, 11, 3, 5, 12, 13, 14, 15]
 
+const SIGN = 1n << 63n
+
 /** Of a power of two; -1 of any other number. */
 export const log2 = (value: bigint): number => ((value & (value - 1n)) === 0n && value > 0n ? value.toString(2).length - 1 : -1)
 
@@ -43,7 +46,11 @@ const EXCHANGED: Readonly<Partial<Record<BinaryOperator, BinaryOperator>>> = { '
 
 /** Division that needs none: by zero, or unsigned by a power of two. */
 export const isEasyDivisor = (one: Extract<Expression, { op: 'binary' }>, b: bigint): boolean =>
-  b === 0n || (log2(b) >= 0 && !operandsSigned(one.a, one.b))
+  b === 0n || (log2(b) >= 0 && !dividesSigned(one))
+
+/** Whether signs matter to a division. */
+const dividesSigned = ({ a, b }: Extract<Expression, { op: 'binary' }>): boolean =>
+  operandsSigned(a, b) && (rangeOf(a).high >= SIGN || rangeOf(b).high >= SIGN)
 
 /** All registers are taken: one more has to be pushed. */
 export class NoRegister extends Error {}
@@ -152,6 +159,8 @@ export class Values {
         return { register: to, owned: true }
       }
       case 'choice': {
+        const known = truthOf(one.test)
+        if (known !== undefined) return this.value(known ? one.a : one.b)
         const [otherwise, end] = [writer.label(), writer.label()]
         const r = this.take()
         this.unless(one.test, otherwise)
@@ -286,7 +295,6 @@ export class Values {
   /** Division and remainder; of zero, as BPF has them. */
   #quotient(one: Extract<Expression, { op: 'binary' }>): Value {
     const { writer } = this
-    const isSigned = operandsSigned(one.a, one.b)
     const divisor = constantOf(one.b)
     const quotient = one.operator === '/'
     if (divisor === 0n) {
@@ -301,7 +309,7 @@ export class Values {
       return { register: r, owned: true }
     }
     const [x, y] = this.#both(one.a, one.b)
-    if (!isSigned) {
+    if (!dividesSigned(one)) {
       const by = this.hold(y)
       const r = this.own(x)
       this.divide(r, by.register, quotient, divisor === undefined)
@@ -362,6 +370,8 @@ export class Values {
   /** Logic and comparisons as numbers: 0 or 1. */
   #bit(one: Expression): Value {
     const { writer } = this
+    const known = truthOf(one)
+    if (known !== undefined) return { constant: known ? 1n : 0n }
     const condition = one.op === 'binary' && COMPARISON[one.operator] !== undefined ? this.#compare(one)
       : one.op === 'unary' && one.operator === '!' && !isLogic(one.a) ? this.#isZero(one.a) : undefined
     const r = this.take()
@@ -426,13 +436,15 @@ export class Values {
   /** Jumps where a condition is what is wanted. */
   #branch(one: Expression, label: Label, wanted: boolean): void {
     const { writer } = this
-    const constant = constantOf(one)
-    if (constant !== undefined) {
-      if ((constant !== 0n) === wanted) writer.jump(label)
+    const known = truthOf(one)
+    if (known !== undefined) {
+      if (known === wanted) writer.jump(label)
       return
     }
     if (one.op === 'unary' && one.operator === '!') return this.#branch(one.a, label, !wanted)
     if (one.op === 'binary' && (one.operator === '&&' || one.operator === '||')) {
+      if (truthOf(one.a) !== undefined) return this.#branch(one.b, label, wanted)
+      if (truthOf(one.b) !== undefined) return this.#branch(one.a, label, wanted)
       // Either both have to hold, or one suffices, for the jump.
       if ((one.operator === '||') === wanted) {
         this.#branch(one.a, label, wanted)

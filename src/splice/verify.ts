@@ -13,6 +13,7 @@
 
 import { ConditionCode } from '../code/iced.js'
 import { AF, CF, FLAGS, OF, PF, SF, ZF, namesOf, type RegisterSet } from '../code/registers.js'
+import type { TaskLayout } from '../probe/task.js'
 import {
   BIT, UNKNOWN, UNKNOWN_WITH_BIT, State, TASK, foundBy, hasBit, intervalOf, lowHalf, mergeValues, numberIn, wordOf,
   type SlotValue, type Value,
@@ -20,22 +21,14 @@ import {
 import { Allowed, type Memory, type Operand, type Step } from './allowed.js'
 import * as interval from './interval.js'
 import type { Interval } from './interval.js'
+import { Mistake } from './mistake.js'
 import type { Opinions } from './opinion.js'
-import { Mistake } from './patchreader.js'
 import { FIXUP_KIND, type PatchTables } from './tables.js'
 
 /** Heap slots (u64 each) that the code may change: an array of slots that lie in one piece of the heap. */
 export interface SlotRange {
   readonly first: number
   readonly count: number
-}
-
-/** What of the kernel's own data may be read. Offsets as in `mov %gs:OFFSET,%r`, and in struct task_struct. */
-export interface TaskLayout {
-  readonly current: number
-  readonly cpu: number
-  readonly pid: number
-  readonly tgid: number
 }
 
 export interface ProgramTerms {

@@ -34,7 +34,7 @@ export const writeDraft = (draft: Draft, emitProbe: EmitProbe | undefined, key: 
     const name = fn === NONE ? '?' : image.functions.nameOf(fn)
     const offset = fn === NONE ? 0 : rva - image.functions.start[fn]!
     const kind = draft.slotTakes[slot] ? 'edge' : 'insn'
-    return { name: `${kind}:${name}+${hex(offset)}#${hex(rva)}`, kind: 'insn', fn, functionName: name, offset, aggregate: 'count' }
+    return { name: `${kind}:${name}+${hex(offset)}#${hex(rva)}`, kind: 'insn', fn, functionName: name, offset, aggregate: 'count', program: -1 }
   })
   const collector = new PointCollector(asked)
   draft.slotInsn.forEach((insn, slot) => {

@@ -1,0 +1,135 @@
+// What the programs of a plan ask for, point by point. In: program texts. Out: one row for each point and count; the programs
+// that are more than plain counts; and the aggregates of all of them.
+//
+// A count() without a key stands for each point by itself. Where nothing decides whether it counts, it is a plain count,
+// which the planner may take anywhere that runs as often, or conclude from other counts. All else of a probe is a program,
+// which runs exactly where the point is.
+
+import { Aggregates, isPointCount } from './aggregates.js'
+import type { Expression } from './expression.js'
+import { parseProgram, type PointKind, type Probe, type Statement } from './program.js'
+import { Scanner } from './scanner.js'
+import { eachExpression, eachPart, registersNeeded } from './trees.js'
+
+/** A point, and what is counted there. */
+export interface Request {
+  readonly kind: PointKind
+  readonly pattern: string
+  readonly offset: number
+  /** The aggregate that a row of the report is for: '' for @. */
+  readonly aggregate: string
+  /** Index of the program that runs there; -1: a plain count. */
+  readonly program: number
+  readonly source: string
+  readonly line: number
+  readonly column: number
+}
+
+/** What runs at the points of one probe, beside plain counts. */
+export interface PointProgram {
+  readonly predicate?: Expression
+  readonly body: readonly Statement[]
+  /** The counts that each of its points has for itself. */
+  readonly counts: readonly string[]
+}
+
+export interface Requests {
+  readonly rows: readonly Request[]
+  readonly programs: readonly PointProgram[]
+  readonly aggregates: Aggregates
+}
+
+/** A program's text, and where it is from: a file's name, or "-e". */
+export interface ProgramText {
+  readonly text: string
+  readonly source: string
+}
+
+/** So many values an expression may need at the same time: as many registers can be had at any place. */
+const MAX_VALUES = 8
+
+/** The counts without a key in some statements, each name once; and the name of any other aggregate. */
+const namesIn = (body: readonly Statement[]): { counts: string[]; other: string | undefined } => {
+  const counts = new Set<string>()
+  let other: string | undefined
+  const each = (statements: readonly Statement[]): void => {
+    for (const one of statements) {
+      if (one.op === 'if') {
+        each(one.then)
+        each(one.otherwise)
+      } else if (one.op === 'aggregate') {
+        if (isPointCount(one)) counts.add(one.name)
+        else other ??= one.name
+      }
+    }
+  }
+  each(body)
+  return { counts: [...counts], other }
+}
+
+/** What is not compiled yet is refused, by name. */
+const mustBeServed = (scanner: Scanner, probe: Probe): void => {
+  for (const { kind, line, column } of probe.points) {
+    if (kind === 'span') scanner.failAt(line, column, 'span: points are not served yet')
+  }
+  const each = (body: readonly Statement[]): void => {
+    for (const one of body) {
+      if (one.op === 'asm') scanner.fail('asm is not served yet', one.at)
+      if (one.op !== 'if') continue
+      each(one.then)
+      each(one.otherwise)
+    }
+  }
+  each(probe.body)
+  eachExpression(probe, (one) => {
+    if (registersNeeded(one) > MAX_VALUES) scanner.fail(`more than ${MAX_VALUES} values are needed at once: simplify the expression`, one.at)
+    eachPart(one, (part) => {
+      if (part.op === 'register' && part.register === 4) scanner.fail('reg("rsp") is not to be had', part.at)
+    })
+  })
+}
+
+/**
+ * Reads all programs.
+ * @throws KerninstError (65) with source, line and column
+ */
+export const readRequests = (texts: readonly ProgramText[]): Requests => {
+  const rows: Request[] = []
+  const programs: PointProgram[] = []
+  const aggregates = new Aggregates()
+  for (const { text, source } of texts) {
+    const scanner = new Scanner(text, source)
+    const probes = parseProgram(text, source)
+    aggregates.learn(probes, text, source)
+    for (const probe of probes) {
+      mustBeServed(scanner, probe)
+      const plain = probe.predicate === undefined ? probe.body.filter((one) => one.op === 'aggregate' && isPointCount(one)) : []
+      const names = namesIn(plain).counts
+      if (names.length < plain.length) {
+        const again = plain.findIndex((one, i) => one.op === 'aggregate' && plain.some((other, k) => k < i && other.op === 'aggregate' && other.name === one.name))
+        const one = plain[again]!
+        if (one.op === 'aggregate') scanner.fail('an aggregate is given twice in one probe', one.at)
+      }
+      const body = probe.body.filter((one) => !plain.includes(one))
+      const { counts, other } = namesIn(body)
+      const row = (aggregate: string, program: number): void => {
+        for (const { kind, pattern, offset, line, column } of probe.points) {
+          rows.push({ kind, pattern, offset, aggregate, program, source, line, column })
+        }
+      }
+      for (const name of names) row(name, -1)
+      if (body.length === 0) continue
+      // Two statements that count under one name, one plain and one not, would be told apart by nobody.
+      for (const name of counts) if (names.includes(name)) scanner.fail(`@${name} counts twice in one probe: take another name`, bodyAt(body))
+      for (const name of counts) row(name, programs.length)
+      if (counts.length === 0) row(other ?? '', programs.length)
+      programs.push({ ...(probe.predicate && { predicate: probe.predicate }), body, counts })
+    }
+  }
+  return { rows, programs, aggregates }
+}
+
+const bodyAt = (body: readonly Statement[]): number => {
+  const [first] = body
+  return first === undefined ? 0 : first.op === 'if' ? first.test.at : first.at
+}

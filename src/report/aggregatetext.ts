@@ -1,0 +1,63 @@
+// Aggregates for a terminal. In: what they hold. Out: lines: a histogram with bars, as bpftrace draws them, or one line for
+// each key. Invariant: no line is wider than the width.
+
+import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
+import { cut, grouped, printable } from './printable.js'
+
+const MOST_BAR = 52
+const LEAST_BAR = 8
+const UNITS = ['', 'K', 'M', 'G', 'T', 'P', 'E'] as const
+
+/** 4096 -> 4K, where that is exact. */
+const short = (value: bigint): string => {
+  let unit = 0
+  let rest = value
+  while (unit < UNITS.length - 1 && rest !== 0n && rest % 1024n === 0n) {
+    rest /= 1024n
+    unit++
+  }
+  return `${rest}${UNITS[unit]!}`
+}
+
+/** '[4K, 8K)', '(..., 0)', '[0]'. */
+const bounds = ({ low, high }: Bucket, binary: boolean): string => {
+  const text = binary ? short : String
+  if (low === undefined) return `(..., ${text(high!)})`
+  if (high === undefined) return `[${text(low)}, ...)`
+  return high - low === 1n ? `[${low}]` : `[${text(low)}, ${text(high)})`
+}
+
+const histogram = (buckets: readonly Bucket[], width: number, binary: boolean): string[] => {
+  const labels = buckets.map((bucket) => bounds(bucket, binary))
+  const counts = buckets.map(({ count }) => grouped(count))
+  const [labelWidth, countWidth] = [labels, counts].map((texts) => Math.max(...texts.map((text) => text.length))) as [number, number]
+  const most = buckets.reduce((best, { count }) => (count > best ? count : best), 1n)
+  const room = Math.max(LEAST_BAR, Math.min(MOST_BAR, width - labelWidth - countWidth - 6))
+  return buckets.map(({ count }, i) => {
+    const bar = '@'.repeat(Number((count * BigInt(room) + most - 1n) / most))
+    return cut(`${labels[i]!.padEnd(labelWidth)}  ${counts[i]!.padStart(countWidth)} |${bar.padEnd(room)}|`, width)
+  })
+}
+
+/** What a key holds but for its buckets: '12 values, average 34'. */
+const figures = ({ count, sum, min, max }: KeyNumbers, unit: string): string => [
+  ...(sum !== undefined && count !== undefined ? [`average ${grouped(sum / count)}${unit}`] : []),
+  ...(sum !== undefined ? [`sum ${grouped(sum)}${unit}`] : []),
+  ...(min !== undefined ? [`least ${grouped(min)}${unit}`] : []),
+  ...(max !== undefined ? [`greatest ${grouped(max)}${unit}`] : []),
+  ...(count !== undefined ? [`${grouped(count)} ${count === 1n ? 'value' : 'values'}`] : []),
+].join(', ')
+
+/** Lines of one aggregate, an empty one before it. */
+export const aggregateText = ({ name, kind, unit, keyKind, keys }: AggregateNumbers, width: number): string[] => {
+  const title = `@${printable(name)}`
+  const of = unit === 'ticks' ? ' ticks' : ''
+  if (keys.length === 0) return ['', `${title}: ${kind}, nothing was seen`]
+  const lines = ['']
+  for (const each of keys) {
+    const label = keyKind === 'none' ? title : `${title}[${keyKind === 'cpu' ? `cpu ${each.key}` : each.key}]`
+    lines.push(cut(`${label}: ${kind === 'count' ? grouped(each.count!) : figures(each, of)}`, width))
+    if (each.buckets !== undefined) lines.push(...histogram(each.buckets, width, kind === 'hist'))
+  }
+  return lines
+}
