@@ -1,6 +1,6 @@
 // Probe programs for test/verify.test.ts: random ones of the shapes that the verifier may accept, what chance makes of
-// them, and how they and the verifier's claims are handed to test/native/verify.c. Instructions are encoded here, by hand;
-// a random program is likely to be accepted and never sure to be.
+// them, and how they and the verifier's claims are handed to test/native/verify.c. Instructions are encoded here, by
+// hand; a random program is likely to be accepted and never sure to be.
 
 import { Decoder, DecoderOptions, FlowControl } from 'iced-x86'
 import { FLAGS } from '../src/code/registers.js'
@@ -27,7 +27,8 @@ const HEAP = 0x10000
 const TASK = 0x110000000000n
 
 /** Both ends of pages, and neighbours. */
-export const RANGES: readonly SlotRange[] = [{ first: 504, count: 8 }, { first: 1024, count: 8 }, { first: 1100, count: 1 }, { first: 1101, count: 16 }]
+export const RANGES: readonly SlotRange[] =
+  [[504, 8], [1024, 8], [1100, 1], [1101, 16]].map(([first, count]) => ({ first: first!, count: count! }))
 export const LAYOUT: TaskLayout = { current: 0x1ff8, cpu: 0x3000, pid: 0xff8, tgid: 0xffc }
 
 /** As much of a plan's tables as the verifier looks at. */
@@ -84,26 +85,30 @@ interface Item {
 type Random = Lottery
 
 const low8 = (value: number): number => value & 0xff
-const word = (value: number): number[] => [value & 0xff, (value >> 8) & 0xff, (value >> 16) & 0xff, (value >> 24) & 0xff]
+const word = (value: number): number[] => [0, 8, 16, 24].map((shift) => low8(value >> shift))
+
+type Bytes = readonly number[]
 
 /** An instruction of two registers. */
-const rr = (wide: number, opcode: readonly number[], reg: number, rm: number, tail: readonly number[] = [], isByte = false): Item => {
+const rr = (wide: number, opcode: Bytes, reg: number, rm: number, tail: Bytes = [], isByte = false): Item => {
   const rex = 0x40 | (wide << 3) | ((reg >> 3) << 2) | (rm >> 3)
   return { bytes: [...(rex !== 0x40 || isByte ? [rex] : []), ...opcode, 0xc0 | ((reg & 7) << 3) | (rm & 7), ...tail] }
 }
 
 /** An instruction with memory at disp(base,index,1 << scale); an index of 4 is none. */
-const mem = (gs: boolean, wide: number, opcode: readonly number[], reg: number, base: number, index: number, scale: number, disp: number, tail: readonly number[] = []): Item => {
+const mem = (
+  gs: boolean, wide: number, opcode: Bytes, reg: number, base: number, index: number, scale: number, disp: number,
+  tail: Bytes = [],
+): Item => {
   const rex = 0x40 | (wide << 3) | ((reg >> 3) << 2) | ((index >> 3) << 1) | (base >> 3)
   const short = disp >= -128 && disp < 128
   const plain = index === 4 && (base & 7) !== 4 && (disp & 1) === 0
   const mod = short ? (disp === 0 && (base & 7) !== 5 ? 0 : 0x40) : 0x80
-  return {
-    bytes: [
-      ...(gs ? [0x65] : []), ...(rex === 0x40 ? [] : [rex]), ...opcode, mod | ((reg & 7) << 3) | (plain ? base & 7 : 4),
-      ...(plain ? [] : [(scale << 6) | ((index & 7) << 3) | (base & 7)]), ...(mod === 0 ? [] : short ? [low8(disp)] : word(disp)), ...tail,
-    ],
-  }
+  const bytes = [...(gs ? [0x65] : []), ...(rex === 0x40 ? [] : [rex]), ...opcode]
+  bytes.push(mod | ((reg & 7) << 3) | (plain ? base & 7 : 4))
+  if (!plain) bytes.push((scale << 6) | ((index & 7) << 3) | (base & 7))
+  if (mod !== 0) bytes.push(...(short ? [low8(disp)] : word(disp)))
+  return { bytes: [...bytes, ...tail] }
 }
 
 const absolute = (wide: number, reg: number, offset: number): Item =>
@@ -111,10 +116,21 @@ const absolute = (wide: number, reg: number, offset: number): Item =>
 
 const push = (r: number): Item => ({ bytes: r < 8 ? [0x50 + r] : [0x41, 0x50 + (r & 7)] })
 const pop = (r: number): Item => ({ bytes: r < 8 ? [0x58 + r] : [0x41, 0x58 + (r & 7)] })
-const pointer = (r: number, slot: number): Item =>
-  ({ bytes: [0x48 | (r >> 3), 0xb8 | (r & 7), 0, 0, 0, 0, 0, 0, 0, 0], fixup: { offset: 2, kind: FIXUP_KIND.slot64, value: slot, trail: 0 } })
+const pointer = (r: number, slot: number): Item => ({
+  bytes: [0x48 | (r >> 3), 0xb8 | (r & 7), 0, 0, 0, 0, 0, 0, 0, 0],
+  fixup: { offset: 2, kind: FIXUP_KIND.slot64, value: slot, trail: 0 },
+})
+const slide = (r: number): Item => ({
+  bytes: [...(r > 7 ? [0x41] : []), 0xb8 | (r & 7), 0, 0, 0, 0],
+  fixup: { offset: r > 7 ? 2 : 1, kind: FIXUP_KIND.abs32, value: 0, trail: 0 },
+})
+const jump = (opcode: number, target?: Item): Item => ({ bytes: [], jump: { opcode }, target })
+const jcc = (condition: number, target?: Item): Item => jump(0x70 + condition, target)
 
-const NUMBERS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 31, 32, 63, 64, 127, 128, 255, 256, 1023, -1, -2, -7, -8, -128, 0x7fffffff, -0x80000000, 0xffff, 0x10000]
+const NUMBERS = [
+  0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 31, 32, 63, 64, 127, 128, 255, 256, 1023, 0xffff, 0x10000, 0x7fffffff,
+  -1, -2, -7, -8, -128, -0x80000000,
+]
 const SMALL = [0, 1, 2, 3, 5, 7, 8, 15, 31, 60, 61, 62, 63, 127, -1, -8]
 
 const oneOf = <T>(list: readonly T[], random: Random): T => list[random(list.length)]!
@@ -137,20 +153,32 @@ const plainItem = (random: Random): Item => {
     case 4: return rr(wide, [0x81], oneOf(EXTENSIONS, random), a, word(oneOf(NUMBERS, random)))
     case 5: return rr(wide, [0xc7], 0, a, word(oneOf(NUMBERS, random)))
     case 6: return { bytes: [...(a > 7 ? [0x41] : []), 0xb8 | (a & 7), ...word(oneOf(NUMBERS, random))] }
-    case 7: return { bytes: [0x48 | (a >> 3), 0xb8 | (a & 7), ...word(random(2 ** 31) | 0), ...word(oneOf(NUMBERS, random))] }
+    case 7: {
+      const upper = word(oneOf(NUMBERS, random))
+      return { bytes: [0x48 | (a >> 3), 0xb8 | (a & 7), ...word(random(2 ** 31)), ...upper] }
+    }
     case 8: return rr(wide, [0xff], random(2), a)
     case 9: return rr(wide, [0xf7], 2 + random(2), a)
     case 10: return rr(wide, [0x0f, 0xaf], a, b)
-    case 11: return random(2) ? rr(wide, [0x6b], a, b, [low8(oneOf(SMALL, random))]) : rr(wide, [0x69], a, b, word(oneOf(NUMBERS, random)))
+    case 11: {
+      if (random(2)) return rr(wide, [0x6b], a, b, [low8(oneOf(SMALL, random))])
+      return rr(wide, [0x69], a, b, word(oneOf(NUMBERS, random)))
+    }
     case 12: case 13: return rr(wide, [0xc1], oneOf([4, 5, 7], random), a, [random(4) ? random(64) : random(256)])
     case 14: return rr(wide, [random(2) ? 0xd1 : 0xd3], oneOf([4, 5, 7], random), a)
-    case 15: return mem(false, wide, [0x8d], a, b, random(2) ? 4 : register(random), random(4), oneOf(random(2) ? SMALL : NUMBERS, random))
+    case 15: {
+      const disp = oneOf(random(2) ? SMALL : NUMBERS, random)
+      return mem(false, wide, [0x8d], a, b, random(2) ? 4 : register(random), random(4), disp)
+    }
     case 16: return rr(wide, [0x0f, oneOf([0xb6, 0xb7, 0xbe, 0xbf], random)], a, b, [], true)
     case 17: return rr(1, [0x63], a, b)
     case 18: return rr(0, [0x0f, 0x90 + random(16)], 0, a, [], true)
     case 19: return rr(wide, [0x0f, 0x40 + random(16)], a, b)
     case 20: return rr(wide, [0x0f, 0xbd], a, b)
-    default: return random(3) ? rr(1, [0x89], a, b) : { bytes: [0x0f, 0x31] }
+    default: {
+      if (random(3)) return rr(1, [0x89], a, b)
+      return { bytes: oneOf([[0x0f, 0x31], [0x9f], [0x9e], [0x0f, 0x90, 0xc0], [0x04, 0x7f]], random) }
+    }
   }
 }
 
@@ -173,18 +201,23 @@ const slotItem = (base: number, index: number, disp: number, random: Random): It
 const narrowing = (r: number, bound: number, random: Random): Item[] => {
   const wide = random(2)
   const other = register(random)
-  const jcc = (condition: number): Item => ({ bytes: [], jump: { opcode: 0x70 + condition }, target: undefined })
   const near = bound + random(2) - (random(6) === 0 ? 1 : 0)
   switch (random(9)) {
     case 0: return [rr(wide, [0x83], 4, r, [low8(oneOf([0, 1, 3, 7, 7, 7, bound - 1], random))])]
     case 1: return [rr(1, [0xc1], 5, r, [60 + random(4)])]
     case 2: return [rr(1, [0x83], 7, r, [low8(near - 1)]), jcc(7)] // cmp, ja
     case 3: return [rr(1, [0x83], 7, r, [low8(near)]), jcc(3)] // cmp, jae
-    case 4: return [rr(0, [0x89], r, r), rr(wide, [0x83], 7, r, [low8(near)]), jcc(random(2) ? 0xd : 3)] // cmp, jge or jae
-    case 5: return [rr(0, [0xc7], 0, other, word(near)), rr(1, [random(2) ? 0x39 : 0x3b], other, r), jcc(oneOf([2, 3, 6, 7], random))]
+    case 4: return [rr(0, [0x89], r, r), rr(wide, [0x83], 7, r, [low8(near)]), jcc(random(2) ? 0xd : 3)] // jge or jae
+    case 5: {
+      const compare = rr(1, [random(2) ? 0x39 : 0x3b], other, r)
+      return [rr(0, [0xc7], 0, other, word(near)), compare, jcc(oneOf([2, 3, 6, 7], random))]
+    }
     case 6: return [rr(1, [0x0f, 0xbd], r, r), jcc(4), rr(wide, [0xc1], 5, r, [3])] // bsr, je, shr
     case 7: return [rr(0, [0x31], r, r), rr(0, [0x0f, 0x90 + random(16)], 0, r, [], true)]
-    default: return [rr(0, [0x31], 2, 2), rr(1, [0xc7], 0, 1, word(near)), rr(1, [0xf7], 6, 1), rr(1, [0x89], random(4) ? 2 : 0, r)]
+    default: {
+      const result = random(4) ? 2 : 0
+      return [rr(0, [0x31], 2, 2), rr(1, [0xc7], 0, 1, word(near)), rr(1, [0xf7], 6, 1), rr(1, [0x89], result, r)]
+    }
   }
 }
 
@@ -202,10 +235,27 @@ const slotBlock = (random: Random): Item[] => {
     : [pointer(base, slot), ...narrowed, slotItem(base, index, first + 8 * random(2), random)]
 }
 
+/** What makes flags tell of registers, or not. */
+const comparison = (random: Random): Item[] => {
+  const wide = random(2)
+  const [a, b] = [register(random), register(random)]
+  switch (random(6)) {
+    case 0: return [rr(wide, [0x85], a, a)]
+    case 1: return [rr(wide, [0x83], 7, a, [low8(oneOf(SMALL, random))])]
+    case 2: return [rr(wide, [0x81], 7, a, word(oneOf(NUMBERS, random)))]
+    case 3: return [rr(wide, [0x39], a, b)]
+    case 4: return [rr(wide, [0x0f, 0xbd], a, b)]
+    default: return []
+  }
+}
+
 const block = (depth: number, random: Random): Item[] => {
-  const inner = (): Item[] => (depth > 3 ? [plainItem(random)] : Array.from({ length: 1 + random(3) }, () => block(depth + 1, random)).flat())
+  const inner = (): Item[] => {
+    if (depth > 3) return [plainItem(random)]
+    return Array.from({ length: 1 + random(3) }, () => block(depth + 1, random)).flat()
+  }
   const r = register(random)
-  switch (random(14)) {
+  switch (random(15)) {
     case 0: case 1: case 2: return slotBlock(random)
     case 3: return [rr(0, [0x31], 2, 2), rr(1, [0x83], 1, r, [1]), rr(1, [0xf7], 6, r)] // xor, or, div
     case 4: return [push(r), ...inner(), pop(random(5) ? r : register(random))]
@@ -216,24 +266,30 @@ const block = (depth: number, random: Random): Item[] => {
     case 6: case 7: {
       const then = inner()
       const behind = plainItem(random)
-      return [{ bytes: [], jump: { opcode: 0x70 + random(16) }, target: behind }, ...then, behind]
+      return [...comparison(random), jcc(random(16), behind), ...then, behind]
     }
     case 8: {
       const [then, otherwise, behind] = [inner(), inner(), plainItem(random)]
-      return [
-        { bytes: [], jump: { opcode: 0x70 + random(16) }, target: otherwise[0] }, ...then,
-        { bytes: [], jump: { opcode: 0xeb }, target: behind }, ...otherwise, behind,
-      ]
+      return [...comparison(random), jcc(random(16), otherwise[0]), ...then, jump(0xeb, behind), ...otherwise, behind]
     }
-    case 9: return [absolute(1, r, LAYOUT.current), mem(false, 0, [0x8b], register(random), r, 4, 0, random(2) ? LAYOUT.pid : LAYOUT.tgid)]
+    case 9: {
+      const field = random(2) ? LAYOUT.pid : LAYOUT.tgid
+      return [absolute(1, r, LAYOUT.current), mem(false, 0, [0x8b], register(random), r, 4, 0, field)]
+    }
     case 10: return [absolute(0, r, LAYOUT.cpu)]
     case 11: return [push(r), mem(false, 1, [0x8b], register(random), 4, 4, 0, 8 * random(3)), ...inner(), pop(r)]
-    case 12: return [{ bytes: [...(r > 7 ? [0x41] : []), 0xb8 | (r & 7), 0, 0, 0, 0], fixup: { offset: r > 7 ? 2 : 1, kind: FIXUP_KIND.abs32, value: 0, trail: 0 } }]
+    case 12: return [slide(r)]
+    case 13: { // flags in a word, of two kinds perhaps
+      const save = (): Item[] => [{ bytes: [0x9f] }, ...(random(2) ? [{ bytes: [0x0f, 0x90, 0xc0] }] : [])]
+      const restore = { bytes: [0x9e] }
+      const second = rr(0, [0xff], random(2), 6)
+      return [...save(), jcc(random(16), restore), ...(random(2) ? [second] : inner()), ...save(), restore]
+    }
     default: return Array.from({ length: 1 + random(4) }, () => plainItem(random))
   }
 }
 
-/** Lays instructions one behind the other; jumps are short where they can be, and mostly lead to the end when their target is gone. */
+/** Lays instructions one behind the other. Jumps are short where they can be; without their target, to the end. */
 const link = (items: readonly Item[], random: Random): Program => {
   const sizes = items.map((item) => (item.jump === undefined ? item.bytes.length : item.jump.opcode === 0xeb ? 5 : 6))
   const isLong = items.map(() => random(8) === 0)
@@ -288,11 +344,11 @@ const itemsOf = ({ code, fixups }: Program): Item[] => {
     const flow = insn.flowControl
     const bytes = [...code.subarray(at, at + length)]
     const fixup = fixups[f]
-    const isJump = (flow === FlowControl.ConditionalBranch || flow === FlowControl.UnconditionalBranch) && /^(e9|eb|7.|0f8.)/.test(Buffer.from(bytes).toString('hex'))
+    const isDirect = flow === FlowControl.ConditionalBranch || flow === FlowControl.UnconditionalBranch
     let item: Item
-    if (isJump) {
+    if (isDirect && /^(e9|eb|7.|0f8.)/.test(Buffer.from(bytes).toString('hex'))) {
       const [first, next] = bytes as [number, number]
-      item = { bytes: [], jump: { opcode: first === 0xe9 ? 0xeb : first === 0x0f ? next - 0x10 : first }, target: undefined }
+      item = jump(first === 0xe9 ? 0xeb : first === 0x0f ? next - 0x10 : first)
       targets.push([item, Number(insn.nearBranchTarget)])
     } else if (fixup !== undefined && fixup.offset < at + length) {
       item = { bytes, fixup: { ...fixup, offset: fixup.offset - at } }
@@ -319,6 +375,7 @@ export const mutated = (program: Program, other: Program, random: Random): Progr
   for (let times = raw ? random(2) : 1 + random(3); times > 0; times--) {
     const at = random(items.length + 1)
     const one = items[at]
+    const later = items[at + 1 + random(items.length - at + 1)]
     switch (random(11)) {
       case 0: items.splice(at, 1 + random(2)); break
       case 1: if (one !== undefined) items.splice(random(items.length + 1), 0, again(one)); break
@@ -330,11 +387,15 @@ export const mutated = (program: Program, other: Program, random: Random): Progr
       case 3: items.splice(at, 0, plainItem(random)); break
       case 4: items.splice(at, 1, plainItem(random)); break
       case 5: items.splice(at, 0, ...block(2, random)); break
-      case 6: if (one?.jump !== undefined) one.target = random(3) ? items[at + 1 + random(items.length - at)] : items[random(items.length)]; break
-      case 7: if (one !== undefined) items.splice(at, 0, { bytes: [], jump: { opcode: 0x70 + random(16) }, target: items[at + 1 + random(items.length - at)] }); break
-      case 8: if (others.length > 0) items.splice(at, 0, ...others.slice(random(others.length)).slice(0, 1 + random(6)).map(again)); break
+      case 6: if (one?.jump !== undefined) one.target = random(3) ? later : items[random(items.length)]; break
+      case 7: items.splice(at, 0, jcc(random(16), later)); break
+      case 8: {
+        const from = random(others.length + 1)
+        items.splice(at, 0, ...others.slice(from, from + 1 + random(6)).map(again))
+        break
+      }
       case 9: items = [...items.slice(0, at), ...others.slice(random(others.length + 1))]; break
-      default: if (one?.jump !== undefined) items[at] = { bytes: [], jump: { opcode: 0x70 + random(16) }, target: one.target }
+      default: if (one?.jump !== undefined) items[at] = jcc(random(16), one.target)
     }
   }
   const linked = link(items.slice(0, 200), random)

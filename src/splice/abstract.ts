@@ -1,9 +1,9 @@
-// What is known of the processor's state between two instructions of a probe program: a value for each register and each
-// pushed word, which flags are those from the beginning, and what the flags tell of registers.
+// What is known of the processor's state between two instructions of a probe program: a value for each register and
+// each pushed word, which flags are those from the beginning, and what the flags tell of registers.
 //
 // The lattice, from what says most to what says nothing:
-//   a number in an interval; perhaps certainly the one that a register held at the start; perhaps with a low byte of 0 or 1
-//   a pointer to a slot; the pointer to the current task; a word with flags in AH and AL: each merges with its equal alone
+//   a number in an interval; it may be known to be what a register held at the start, or to have a low byte of 0 or 1
+//   a pointer to a slot; the pointer to the current task; a word with flags in AH and AL: each merges with its like
 //   UNKNOWN: any number
 //
 // Invariant: whatever way led here, each claim is true of the processor. Values are never changed, only replaced.
@@ -26,7 +26,7 @@ export interface SlotValue {
   readonly end: number
 }
 
-/** What lahf made: the flags in `kept` are those from the start. With OF, the low byte is 1 where OF was set, else 0. */
+/** What lahf made: the flags in `kept` are those from the start. With OF, the low byte is OF as it was, 0 or 1. */
 export interface WordValue {
   readonly is: 'word'
   readonly kept: RegisterSet
@@ -36,7 +36,8 @@ export type Value = NumberValue | SlotValue | WordValue | { readonly is: 'task' 
 
 export const TASK: Value = { is: 'task' }
 
-export const numberIn = ({ low, high }: Interval, bit = false, origin = -1): NumberValue => ({ is: 'number', low, high, bit, origin })
+export const numberIn = ({ low, high }: Interval, bit = false, origin = -1): NumberValue =>
+  ({ is: 'number', low, high, bit, origin })
 
 const EVERYTHING: Interval = { low: 0n, high: LARGEST[64]! }
 export const UNKNOWN: NumberValue = numberIn(EVERYTHING)
@@ -47,11 +48,14 @@ export const BIT: NumberValue = numberIn({ low: 0n, high: 1n })
 export const intervalOf = (value: Value): Interval => (value.is === 'number' ? value : EVERYTHING)
 
 /** Whether the low byte is certainly 0 or 1. */
-export const hasBit = (value: Value): boolean => value.is === 'number' ? value.bit || value.high <= 1n : value.is === 'word' && (value.kept & OF) !== 0
+export const hasBit = (value: Value): boolean =>
+  value.is === 'number' ? value.bit || value.high <= 1n : value.is === 'word' && (value.kept & OF) !== 0
 
 /** What a register holds when the low half of a value is written to it. */
-export const lowHalf = (value: Value): Value =>
-  value.is === 'number' && value.high <= LARGEST[32]! ? value : numberIn(truncated(intervalOf(value), 32), hasBit(value))
+export const lowHalf = (value: Value): Value => {
+  if (value.is === 'number' && value.high <= LARGEST[32]!) return value
+  return numberIn(truncated(intervalOf(value), 32), hasBit(value))
+}
 
 /** A word with these flags: nothing special without any. */
 export const wordOf = (kept: RegisterSet): Value => (kept === 0 ? UNKNOWN : { is: 'word', kept })
@@ -61,7 +65,9 @@ export const mergeValues = (a: Value, b: Value): Value => {
   if (a === b) return a
   if (a.is === 'slot' && b.is === 'slot' && a.slot === b.slot && a.first === b.first) return a
   if (a.is === 'word' && b.is === 'word') return wordOf(a.kept & b.kept)
-  if (a.is === 'number' && b.is === 'number') return numberIn(hull(a, b), hasBit(a) && hasBit(b), a.origin === b.origin ? a.origin : -1)
+  if (a.is === 'number' && b.is === 'number') {
+    return numberIn(hull(a, b), hasBit(a) && hasBit(b), a.origin === b.origin ? a.origin : -1)
+  }
   return UNKNOWN
 }
 
@@ -110,12 +116,16 @@ export class State {
 
   set(register: number, value: Value): void {
     this.#registers[register] = value
-    if (this.relation !== undefined && (this.relation.a === register || this.relation.b === register)) this.relation = undefined
+    if (this.#isTold(register)) this.relation = undefined
   }
 
   /** The registers and flags that certainly are what they were at the start; of %rsp, what is pushed tells. */
   unharmed(): RegisterSet {
-    return this.#registers.reduce<RegisterSet>((set, value, n) => (value.is === 'number' && value.origin === n ? set | (1 << n) : set), this.flags)
+    let set = this.flags
+    this.#registers.forEach((value, n) => {
+      if (value.is === 'number' && value.origin === n) set |= 1 << n
+    })
+    return set
   }
 
   changeFlags(changed: RegisterSet): void {
@@ -127,7 +137,7 @@ export class State {
   getIf(register: number, condition: ConditionCode): Value {
     const value = this.get(register)
     const { relation } = this
-    if (relation === undefined || value.is !== 'number' || (relation.a !== register && relation.b !== register)) return value
+    if (relation === undefined || value.is !== 'number' || !this.#isTold(register)) return value
     const { low, high } = this.#told(relation, condition)[relation.a === register ? 0 : 1]
     return low === value.low && high === value.high ? value : numberIn({ low, high }, value.bit, value.origin)
   }
@@ -139,6 +149,11 @@ export class State {
     const [one, other] = [this.getIf(a, condition), b >= 0 ? this.getIf(b, condition) : undefined]
     this.#registers[a] = one
     if (other !== undefined) this.#registers[b] = other
+  }
+
+  /** Whether the flags tell something of a register. */
+  #isTold(register: number): boolean {
+    return this.relation !== undefined && (this.relation.a === register || this.relation.b === register)
   }
 
   /** What registers a and b hold if a condition is met. */

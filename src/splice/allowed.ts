@@ -1,12 +1,11 @@
-// The instructions that a probe program may have: code bytes in, what is to be done out, or a Mistake. An instruction is
-// on the list by iced's code for its exact form; both decoders see it alike; it has no prefix but REX, and GS where it
-// has a memory operand; and no operand is %rsp, but as the base of a load from the stack.
+// The instructions that a probe program may have: code bytes in, what is to be done out, or a Mistake. An instruction
+// is on the list by iced's code for its exact form; both decoders see it alike; it has no prefix but REX, and GS where
+// it has a memory operand; and no operand is %rsp, but as the base of a load from the stack.
 // The answer for the same bytes is the same anywhere, so each is asked for once.
 // Left out: what registers hold, and so whether an address is one that may be used. verify.ts asks that.
 
 import { Code, ConditionCode, Decoder, DecoderOptions, OpKind, Register, type Instruction } from '../code/iced.js'
-import type { Bits } from './interval.js'
-import { LARGEST } from './interval.js'
+import { LARGEST, type Bits } from './interval.js'
 import type { Opinions } from './opinion.js'
 import { Mistake } from './mistake.js'
 
@@ -72,7 +71,8 @@ const fillAllowed = (): void => {
     allow('mov', bits, `Mov_${rm}_${r} Mov_${r}_${rm} Mov_${rm}_imm32 Mov_${r}_imm${bits}`)
     for (const deed of ['add', 'sub', 'and', 'or', 'xor', 'cmp'] as const) {
       const name = deed[0]!.toUpperCase() + deed.slice(1)
-      allow(deed, bits, `${name}_${rm}_${r} ${name}_${r}_${rm} ${name}_${rm}_imm8 ${name}_${rm}_imm32 ${name}_${a}_imm32`)
+      allow(deed, bits, `${name}_${rm}_${r} ${name}_${r}_${rm}`)
+      allow(deed, bits, `${name}_${rm}_imm8 ${name}_${rm}_imm32 ${name}_${a}_imm32`)
     }
     allow('test', bits, `Test_${rm}_${r} Test_${rm}_imm32 Test_${a}_imm32`)
     allow('inc', bits, `Inc_${rm}`)
@@ -135,8 +135,8 @@ const readMemory = (insn: Instruction, gs: boolean): Operand => {
   const { memoryBase, memoryIndex } = insn
   const whole = (register: Register): number => {
     if (register === Register.None) return -1
-    if (register < Register.RAX || register > Register.R15) throw new Mistake('an address that is not of 64-bit registers')
-    return register - Register.RAX
+    if (register >= Register.RAX && register <= Register.R15) return register - Register.RAX
+    throw new Mistake('an address that is not of 64-bit registers')
   }
   return {
     is: 'memory', gs, base: whole(memoryBase), index: whole(memoryIndex), scale: insn.memoryIndexScale,
@@ -191,8 +191,9 @@ const read = (bytes: Uint8Array): Step => {
     if (gs && !inMemory) throw new Mistake('a prefix')
     if (inMemory && !mayBeMemory(deed, bits, to, source)) throw new Mistake('a memory operand that is not on the list')
     if (deed === 'cmpxchg' && !inMemory) throw new Mistake('a cmpxchg of registers')
-    if (deed === 'restoreOF' && !(to.is === 'register' && to.register === 0 && source.is === 'immediate' && source.value === 0x7fn)) {
-      throw new Mistake('an addition of bytes')
+    if (deed === 'restoreOF') {
+      const isAl = to.is === 'register' && to.register === 0
+      if (!isAl || source.is !== 'immediate' || source.value !== 0x7fn) throw new Mistake('an addition of bytes')
     }
     return {
       length: insn.length, deed, bits, from, condition: insn.conditionCode, to, source, factor,
@@ -235,7 +236,8 @@ export class Allowed {
     const length = this.#opinions.lengthAt(code, at)
     if (length === 0) throw new Mistake('no instruction')
     if (at + length > end) throw new Mistake('an instruction that goes beyond the program')
-    if (this.#opinions.of(code, at, length) === undefined) throw new Mistake('an instruction that the two decoders see differently')
+    const opinion = this.#opinions.of(code, at, length)
+    if (opinion === undefined) throw new Mistake('an instruction that the two decoders see differently')
     const step = read(code.slice(at, at + length))
     let branches = this.#known
     for (let i = at; i < at + length - 1; i++) {

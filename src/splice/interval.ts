@@ -1,5 +1,5 @@
-// Intervals of unsigned numbers of 64 or 32 bits, and what instructions make of them: each function takes intervals that
-// hold its operands and returns one that holds every result. What may overflow comes to all numbers.
+// Intervals of unsigned numbers of 64 or 32 bits, and what instructions make of them: each function takes intervals
+// that hold its operands and returns one that holds every result. What may overflow comes to all numbers.
 // Left out: strides, known bits and signs. What is to be proven is that an index is small.
 
 import { ConditionCode } from '../code/iced.js'
@@ -13,12 +13,13 @@ export interface Interval {
 }
 
 /** What `bits` bits can hold. */
-export const LARGEST: Readonly<Record<number, bigint>> = { 8: 0xffn, 16: 0xffffn, 32: 0xffff_ffffn, 64: 0xffff_ffff_ffff_ffffn }
-
-const ALL: Readonly<Record<Bits, Interval>> = { 32: { low: 0n, high: LARGEST[32]! }, 64: { low: 0n, high: LARGEST[64]! } }
+export const LARGEST: Readonly<Record<number, bigint>> =
+  { 8: 0xffn, 16: 0xffffn, 32: 0xffff_ffffn, 64: 0xffff_ffff_ffff_ffffn }
 
 export const only = (value: bigint): Interval => ({ low: value, high: value })
 export const upTo = (high: bigint): Interval => ({ low: 0n, high })
+
+const ALL: Readonly<Record<Bits, Interval>> = { 32: upTo(LARGEST[32]!), 64: upTo(LARGEST[64]!) }
 
 const larger = (a: bigint, b: bigint): bigint => (a > b ? a : b)
 const smaller = (a: bigint, b: bigint): bigint => (a < b ? a : b)
@@ -38,16 +39,20 @@ const wrapped = (low: bigint, high: bigint, bits: number): Interval => {
 }
 
 /** The low bits. */
-export const truncated = (a: Interval, bits: 8 | 16 | Bits): Interval => (a.high <= LARGEST[bits]! ? a : wrapped(a.low, a.high, bits))
+export const truncated = (a: Interval, bits: 8 | 16 | Bits): Interval =>
+  a.high <= LARGEST[bits]! ? a : wrapped(a.low, a.high, bits)
 
-export const hull = (a: Interval, b: Interval): Interval => ({ low: smaller(a.low, b.low), high: larger(a.high, b.high) })
+export const hull = (a: Interval, b: Interval): Interval =>
+  ({ low: smaller(a.low, b.low), high: larger(a.high, b.high) })
 
 export const sum = (a: Interval, b: Interval, bits: Bits): Interval => wrapped(a.low + b.low, a.high + b.high, bits)
-export const difference = (a: Interval, b: Interval, bits: Bits): Interval => wrapped(a.low - b.high, a.high - b.low, bits)
+export const difference = (a: Interval, b: Interval, bits: Bits): Interval =>
+  wrapped(a.low - b.high, a.high - b.low, bits)
 /** Its low bits are the same, signed or not. */
 export const product = (a: Interval, b: Interval, bits: Bits): Interval => wrapped(a.low * b.low, a.high * b.high, bits)
 export const negated = (a: Interval, bits: Bits): Interval => wrapped(-a.high, -a.low, bits)
-export const inverted = (a: Interval, bits: Bits): Interval => ({ low: LARGEST[bits]! - a.high, high: LARGEST[bits]! - a.low })
+export const inverted = (a: Interval, bits: Bits): Interval =>
+  ({ low: LARGEST[bits]! - a.high, high: LARGEST[bits]! - a.low })
 
 export const conjunction = (a: Interval, b: Interval): Interval =>
   isOne(a) && isOne(b) ? only(a.low & b.low) : upTo(smaller(a.high, b.high))
@@ -109,7 +114,8 @@ export const quotient = (a: Interval, b: Interval): Interval => ({ low: a.low / 
 export const remainder = (a: Interval, b: Interval): Interval => upTo(smaller(a.high, b.high - 1n))
 
 /** The number of the highest bit that is set. @param a without 0 */
-export const highestBit = (a: Interval): Interval => ({ low: BigInt(bitLength(a.low) - 1), high: BigInt(bitLength(a.high) - 1) })
+export const highestBit = (a: Interval): Interval =>
+  ({ low: BigInt(bitLength(a.low) - 1), high: BigInt(bitLength(a.high) - 1) })
 
 const isNothing = ({ low, high }: Interval): boolean => low > high
 
@@ -126,7 +132,8 @@ const ordered = (a: Interval, b: Interval, gap: bigint): [Interval, Interval] =>
 
 const swapped = ([b, a]: [Interval, Interval]): [Interval, Interval] => [a, b]
 
-const SIGNED: ReadonlySet<ConditionCode> = new Set([ConditionCode.l, ConditionCode.ge, ConditionCode.le, ConditionCode.g])
+const { l, ge, le, g } = ConditionCode
+const SIGNED: ReadonlySet<ConditionCode> = new Set([l, ge, le, g])
 
 const related = (a: Interval, b: Interval, condition: ConditionCode): [Interval, Interval] => {
   switch (condition) {

@@ -1,5 +1,5 @@
-// The verifier of probe programs: the finished bytes of one in, nothing out, or a Mistake. It is for machine code what the
-// kernel's own verifier is for BPF, and shares no code with who compiles: it proves, from the bytes alone, that
+// The verifier of probe programs: the finished bytes of one in, nothing out, or a Mistake. It is for machine code what
+// the kernel's own verifier is for BPF, and shares no code with who compiles: it proves, from the bytes alone, that
 //
 //   control leaves at the end and nowhere else, and soon: all jumps lead forward, to the start of an instruction
 //   what is live at the end is what it was at the start, and the stack is where it was
@@ -32,10 +32,10 @@ export interface SlotRange {
 }
 
 export interface ProgramTerms {
-  readonly live: RegisterSet //          registers and flags that must be, at the end, what they were at the start
+  readonly live: RegisterSet //            registers and flags that must be, at the end, what they were at the start
   readonly slots: readonly SlotRange[]
   readonly task: TaskLayout | undefined // undefined: neither may be read
-  readonly returnAddress: number //      bytes from %rsp at the start to the function's return address; -1: may not be read
+  readonly returnAddress: number //        bytes from %rsp at the start to the function's; -1: it may not be read
 }
 
 /** What is known of a program where it ends. */
@@ -135,8 +135,10 @@ class Interpreting {
     const f = this.#fixup
     if (f >= fixupCount || fixupOffset[f]! >= next) return undefined
     const field = this.#at + immediateAt
-    if (deed !== 'mov' || to.is !== 'register' || source.is !== 'immediate') throw new Mistake('a fixup of what is no constant')
-    if (fixupOffset[f] !== field || fixupTrail[f] !== 0 || immediateAt + immediateSize !== length) throw new Mistake('a fixup in a wrong place')
+    const isConstant = deed === 'mov' && to.is === 'register' && source.is === 'immediate'
+    if (!isConstant) throw new Mistake('a fixup of what is no constant')
+    const isThere = fixupOffset[f] === field && fixupTrail[f] === 0 && immediateAt + immediateSize === length
+    if (!isThere) throw new Mistake('a fixup in a wrong place')
     for (let i = field; i < next; i++) if (code[i] !== 0) throw new Mistake('a field with a fixup is not zero')
     this.#fixup = f + 1
     if (f + 1 < fixupCount && fixupOffset[f + 1]! < next) throw new Mistake('two fixups in one instruction')
@@ -156,7 +158,9 @@ class Interpreting {
     const { deed, bits, to, source } = step
     switch (deed) {
       case 'mov':
-        this.#write(state, to, bits, fixed ?? (source.is === 'memory' ? this.#load(state, source, bits) : this.#value(state, source)))
+        if (fixed !== undefined) this.#write(state, to, bits, fixed)
+        else if (source.is === 'memory') this.#write(state, to, bits, this.#load(state, source, bits))
+        else this.#write(state, to, bits, this.#value(state, source))
         return
       case 'lea':
         this.#write(state, to, bits, this.#address(state, source))
@@ -164,14 +168,18 @@ class Interpreting {
       case 'movzx':
         this.#write(state, to, bits, numberIn(this.#zeroExtended(this.#value(state, source), step.from)))
         return
-      case 'movsx':
-        this.#write(state, to, bits, numberIn(interval.signExtended(intervalOf(this.#value(state, source)), step.from, bits)))
+      case 'movsx': {
+        const from = intervalOf(this.#value(state, source))
+        this.#write(state, to, bits, numberIn(interval.signExtended(from, step.from, bits)))
         return
+      }
       case 'cmov': {
         const [target, other] = [this.#register(to), this.#register(source)]
         const moved = state.getIf(other, step.condition)
         const left = state.getIf(target, opposite(step.condition))
-        this.#write(state, to, bits, bits === 32 ? mergeValues(lowHalf(moved), lowHalf(left)) : mergeValues(moved, left))
+        // Of 32 bits, it clears the upper half also where it moves nothing.
+        const half = bits === 32 ? lowHalf : (value: Value): Value => value
+        this.#write(state, to, bits, mergeValues(half(moved), half(left)))
         return
       }
       case 'set':
@@ -284,7 +292,8 @@ class Interpreting {
   }
 
   #mustBeSlot(state: State, operand: Operand): void {
-    if (operand.is !== 'memory' || !this.#isSlot(state, operand)) throw new Mistake('memory that is certainly no slot of the program')
+    if (operand.is === 'memory' && this.#isSlot(state, operand)) return
+    throw new Mistake('memory that is not certainly a slot of the program')
   }
 
   #load(state: State, memory: Memory, bits: interval.Bits): Value {
@@ -302,7 +311,8 @@ class Interpreting {
       if (number >= 0 && word !== undefined) return word
       if (returnAddress >= 0 && displacement === BigInt(returnAddress + WORD * words.length)) return UNKNOWN
     }
-    if (index < 0 && !gs && base >= 0 && base !== RSP && bits === 32 && task !== undefined && state.get(base).is === 'task') {
+    const isTask = index < 0 && !gs && base >= 0 && base !== RSP && state.get(base).is === 'task'
+    if (isTask && bits === 32 && task !== undefined) {
       if (displacement === BigInt(task.pid) || displacement === BigInt(task.tgid)) return HALF
     }
     throw new Mistake('a load from where nothing may be read')
@@ -438,7 +448,8 @@ export const interpretProgram = (
   const { code, fixupCount, fixupOffset, fixupKind } = tables
   if (!(start >= 0 && start <= end && end <= code.length)) throw new Mistake('a program outside the code')
   if (end - start > MAX_BYTES) throw new Mistake('a program that is too long')
-  if (fixup > 0 && fixupOffset[fixup - 1]! + (fixupKind[fixup - 1] === FIXUP_KIND.slot64 ? 8 : 4) > start) throw new Mistake('a fixup reaches into the program')
+  const fieldEnd = (f: number): number => fixupOffset[f]! + (fixupKind[f] === FIXUP_KIND.slot64 ? 8 : 4)
+  if (fixup > 0 && fieldEnd(fixup - 1) > start) throw new Mistake('a fixup reaches into the program')
   if (fixup < fixupCount && fixupOffset[fixup]! < start) throw new Mistake('a fixup before the program is left over')
   let allowed = vocabularies.get(opinions)
   if (allowed === undefined) vocabularies.set(opinions, (allowed = new Allowed(opinions)))
