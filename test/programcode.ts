@@ -202,8 +202,9 @@ const narrowing = (r: number, bound: number, random: Random): Item[] => {
   const wide = random(2)
   const other = register(random)
   const near = bound + random(2) - (random(6) === 0 ? 1 : 0)
-  switch (random(9)) {
+  switch (random(10)) {
     case 0: return [rr(wide, [0x83], 4, r, [low8(oneOf([0, 1, 3, 7, 7, 7, bound - 1], random))])]
+    case 9: return [rr(wide, [0x85], r, r), jcc(random(4) ? 5 : 4)] // test, jne
     case 1: return [rr(1, [0xc1], 5, r, [60 + random(4)])]
     case 2: return [rr(1, [0x83], 7, r, [low8(near - 1)]), jcc(7)] // cmp, ja
     case 3: return [rr(1, [0x83], 7, r, [low8(near)]), jcc(3)] // cmp, jae
@@ -227,6 +228,12 @@ const slotBlock = (random: Random): Item[] => {
   const base = register(random)
   const disp = 8 * (range.first - slot + random(range.count))
   if (random(2)) return [pointer(base, slot), slotItem(base, 4, disp, random)]
+  if (random(4) === 0) {
+    const near = oneOf([-8, 0, 8, 56, 64, 4], random)
+    const added = rr(1, [0x83], oneOf([0, 5], random), base, [low8(near)])
+    const moved = random(2) ? added : mem(false, 1, [0x8d], base, base, 4, 0, near)
+    return [pointer(base, slot), moved, slotItem(base, 4, random(2) ? 0 : disp, random)]
+  }
   const index = register(random)
   const first = 8 * (range.first - slot)
   const narrowed = narrowing(index, range.count, random)
