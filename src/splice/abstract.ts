@@ -81,6 +81,7 @@ export interface Relation {
   readonly a: number
   readonly b: number
   readonly other: Interval // the constant, or what bsr found
+  readonly source?: Interval // of bsr: where it looked
 }
 
 /** What a bsr of this would find, where it finds something. */
@@ -138,8 +139,15 @@ export class State {
     const value = this.get(register)
     const { relation } = this
     if (relation === undefined || value.is !== 'number' || !this.#isTold(register)) return value
-    const { low, high } = this.#told(relation, condition)[relation.a === register ? 0 : 1]
+    const told = this.#told(relation, condition)
+    if (told === undefined) return value
+    const { low, high } = told[relation.a === register ? 0 : 1]
     return low === value.low && high === value.high ? value : numberIn({ low, high }, value.bit, value.origin)
+  }
+
+  /** Whether a condition can be met, as far as the values tell. */
+  mayBe(condition: ConditionCode): boolean {
+    return this.relation === undefined || this.#told(this.relation, condition) !== undefined
   }
 
   /** Takes a condition as met. */
@@ -156,15 +164,19 @@ export class State {
     return this.relation !== undefined && (this.relation.a === register || this.relation.b === register)
   }
 
-  /** What registers a and b hold if a condition is met. */
-  #told({ of, bits, a, b, other }: Relation, condition: ConditionCode): readonly [Interval, Interval] {
+  /** What registers a and b hold if a condition is met; undefined where it cannot be. */
+  #told({ of, bits, a, b, other, source }: Relation, condition: ConditionCode): readonly [Interval, Interval] | undefined {
     const one = intervalOf(this.get(a))
     const two = b >= 0 ? intervalOf(this.get(b)) : other
     if (of === 'cmp') return compared(one, two, condition, bits)
-    if (of === 'bsr') return [condition === ConditionCode.ne ? other : one, two]
+    if (of === 'bsr') {
+      if (condition === ConditionCode.ne) return source?.high === 0n ? undefined : [other, two]
+      return condition === ConditionCode.e && (source?.low ?? 0n) > 0n ? undefined : [one, two]
+    }
     // Where the low half is not zero, the whole is not; but a low half of zero says nothing of the upper one.
-    if (condition === ConditionCode.ne) return [compared(one, only(0n), condition, 64)[0], two]
-    return [compared(one, only(0n), condition === ConditionCode.e ? condition : ConditionCode.None, bits)[0], two]
+    const found = condition === ConditionCode.ne ? compared(one, only(0n), condition, 64)
+      : compared(one, only(0n), condition === ConditionCode.e ? condition : ConditionCode.None, bits)
+    return found && [found[0], two]
   }
 
   /** What is known where one or the other state may be; undefined where not as much is pushed. */

@@ -150,10 +150,10 @@ const related = (a: Interval, b: Interval, condition: ConditionCode): [Interval,
   }
 }
 
-/** What a and b are where a comparison of both, of so many bits, came to this. Where it cannot: what they were. */
-export const compared = (a: Interval, b: Interval, condition: ConditionCode, bits: Bits): [Interval, Interval] => {
+/** What a and b are where a comparison of both, of so many bits, came to this; undefined where it cannot. */
+export const compared = (a: Interval, b: Interval, condition: ConditionCode, bits: Bits): [Interval, Interval] | undefined => {
   const most = SIGNED.has(condition) ? LARGEST[bits]! >> 1n : LARGEST[bits]!
   if (a.high > most || b.high > most) return [a, b]
   const result = related(a, b, condition)
-  return result.some(isNothing) ? [a, b] : result
+  return result.some(isNothing) ? undefined : result
 }

@@ -74,6 +74,8 @@ class Interpreting {
   readonly #terms: ProgramTerms
   readonly #end: number
   readonly #waiting = new Map<number, State>() // offset of a jump's target -> what is known there
+  readonly #led = new Set<number>() //             jumps' targets that lie ahead
+  #runsOn = true //                               whether the instruction before lets control on to this one
   #state: State | undefined = State.start() //    undefined: control does not come here from before
   #fixup: number
   #at: number
@@ -95,34 +97,46 @@ class Interpreting {
       if (++instructions > MAX_INSTRUCTIONS) throw new Mistake('too many instructions')
       const step = this.#allowed.at(code, this.#at, this.#end)
       const next = this.#at + step.length
-      for (let inside = this.#at + 1; this.#waiting.size > 0 && inside < next; inside++) {
-        if (this.#waiting.has(inside)) throw new Mistake('a jump leads into an instruction')
+      for (let inside = this.#at + 1; this.#led.size > 0 && inside < next; inside++) {
+        if (this.#led.has(inside)) throw new Mistake('a jump leads into an instruction')
       }
       const value = this.#takeFixup(step, next)
+      this.#leads(step)
       this.#state = state
-      this.#do(state, step, value)
+      if (state === undefined) this.#pass(step)
+      else this.#do(state, step, value)
       this.#at = next
     }
     const last = this.#arrive()
+    if (last === undefined) throw new Mistake('control never comes to the end')
     return { last, fixup: this.#fixup, instructions }
+  }
+
+  /** Where control may lead from an instruction, whatever the values are. */
+  #leads({ deed, jump }: Step): void {
+    this.#runsOn = deed !== 'jmp'
+    if (deed !== 'jmp' && deed !== 'jcc') return
+    if (this.#at + jump > this.#end) throw new Mistake('a jump leads out of the program')
+    this.#led.add(this.#at + jump)
   }
 
   get at(): number {
     return this.#at
   }
 
-  /** What is known here, from whatever leads here. */
-  #arrive(): State {
+  /** What is known here, from whatever leads here; undefined where values keep control from coming here. */
+  #arrive(): State | undefined {
+    if (!this.#led.delete(this.#at) && !this.#runsOn) throw new Mistake('no control comes here')
     const jumped = this.#waiting.get(this.#at)
     this.#waiting.delete(this.#at)
     const before = this.#state
-    const state = before === undefined ? jumped : jumped === undefined ? before : before.merge(jumped)
-    if (state !== undefined) return state
-    throw new Mistake(before === undefined ? 'no control comes here' : 'not as much is pushed on all ways')
+    if (before === undefined || jumped === undefined) return before ?? jumped
+    const state = before.merge(jumped)
+    if (state === undefined) throw new Mistake('not as much is pushed on all ways')
+    return state
   }
 
   #jumpTo(target: number, state: State): void {
-    if (target > this.#end) throw new Mistake('a jump leads out of the program')
     const waiting = this.#waiting.get(target)
     const merged = waiting === undefined ? state : waiting.merge(state)
     if (merged === undefined) throw new Mistake('not as much is pushed on all ways')
@@ -247,10 +261,18 @@ class Interpreting {
       this.#jumpTo(this.#at + jump, state)
       return
     }
-    const taken = state.copy()
-    taken.assume(condition)
-    state.assume(opposite(condition))
-    this.#jumpTo(this.#at + jump, taken)
+    if (state.mayBe(condition)) {
+      const taken = state.copy()
+      taken.assume(condition)
+      this.#jumpTo(this.#at + jump, taken)
+    }
+    if (state.mayBe(opposite(condition))) state.assume(opposite(condition))
+    else this.#state = undefined
+  }
+
+  /** An instruction that control never comes to, since values are not so: its form must be right, it does nothing. */
+  #pass({ deed, length, jump }: Step): void {
+    if ((deed === 'jmp' || deed === 'jcc') && jump < length) throw new Mistake('a jump does not lead forward')
   }
 
   #register(operand: Operand): number {
@@ -374,11 +396,11 @@ class Interpreting {
     const a = this.#register(to)
     const from = intervalOf(this.#value(state, source))
     const other = foundBy(from, bits)
-    const isFound = interval.truncated(from, bits).low > 0n
+    const looked = interval.truncated(from, bits)
     state.changeFlags(FLAGS)
     // Of zero, it leaves the register alone on the processors that there are, and the manuals do not say so much.
-    state.set(a, isFound ? numberIn(other) : UNKNOWN)
-    state.relation = { of: 'bsr', bits, a, b: -1, other }
+    state.set(a, looked.low > 0n ? numberIn(other) : UNKNOWN)
+    state.relation = { of: 'bsr', bits, a, b: -1, other, source: looked }
   }
 
   #divide(state: State, divisor: Interval): void {
