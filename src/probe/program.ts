@@ -1,4 +1,5 @@
-// The probe language: text in, probes out, in bpftrace's habits.
+// The probe language: text in, probes out, in bpftrace's habits. The parts of a probe are read by one class, whether they
+// stand in one text or in several, as they do in a YAML file (yaml.ts).
 //
 //   program    = { probe }
 //   probe      = point { "," point } [ "/" expression "/" ] block
@@ -53,9 +54,10 @@ export interface Probe {
   readonly body: readonly Statement[]
 }
 
-const KINDS: readonly PointKind[] = ['entry', 'return', 'insn', 'call', 'block', 'edge', 'span']
-const MAX_PROGRAM = 1 << 20
-const MAX_PROBES = 100_000
+export const KINDS: readonly PointKind[] = ['entry', 'return', 'insn', 'call', 'block', 'edge', 'span']
+/** Characters of a program, and points of one. */
+export const MAX_PROGRAM = 1 << 20
+export const MAX_PROBES = 100_000
 const MAX_STATEMENTS = 256 // of one probe, those in its ifs included
 const MAX_NESTED = 32 //      ifs in ifs
 const MAX_BUCKETS = 1000 //   of an lhist, as bpftrace has it
@@ -74,57 +76,73 @@ const INPUTS_OF: ReadonlyMap<Input, readonly PointKind[]> = new Map<Input, reado
  * @param source where it is from, for messages: a file's name, or "-e"
  * @throws KerninstError (65) with line and column
  */
-export const parseProgram = (text: string, source: string): Probe[] => new Parser(text, source).program()
+export const parseProgram = (text: string, source: string): Probe[] => {
+  if (text.length > MAX_PROGRAM) throw new KerninstError(EXIT.data, `${source}: longer than ${MAX_PROGRAM} characters`)
+  const scanner = new Scanner(text, source)
+  const probes: Probe[] = []
+  let points = 0
+  while (!scanner.space().atEnd) {
+    const probe = readProbe(scanner)
+    probes.push(probe)
+    points += probe.points.length
+    if (points > MAX_PROBES) throw new KerninstError(EXIT.data, `${source}: more than ${MAX_PROBES} probes`)
+  }
+  if (probes.length === 0) scanner.fail('no probe here; one looks like entry:vfs_read { @ = count() }')
+  return probes
+}
 
-class Parser {
+const readProbe = (scanner: Scanner): Probe => {
+  const parts = new PartReader(scanner, new ProbeSoFar())
+  const points = parts.points()
+  let predicate: Expression | undefined
+  if (scanner.space().take('/')) {
+    predicate = parts.expression(true)
+    if (!scanner.space().take('/')) scanner.fail('\'/\' is missing behind the predicate')
+  }
+  const { at } = scanner.space()
+  const body = parts.block(0)
+  if (body.length === 0) scanner.fail('there is no action between { and }', at)
+  return predicate === undefined ? { points, body } : { points, predicate, body }
+}
+
+/** What is known of a probe while it is read, be it from one text or from several. */
+export class ProbeSoFar {
+  readonly kinds = new Set<PointKind>() // of its points
+  #statements = 0
+
+  /** One more statement. */
+  count(scanner: Scanner, at = scanner.at): void {
+    if (++this.#statements > MAX_STATEMENTS) scanner.fail(`more than ${MAX_STATEMENTS} statements in one probe`, at)
+  }
+
+  /** An if, inside of `depth` others. */
+  nest(depth: number, scanner: Scanner, at = scanner.at): void {
+    if (depth >= MAX_NESTED) scanner.fail(`ifs are nested more than ${MAX_NESTED} deep`, at)
+  }
+}
+
+/** Reads the parts of one probe. */
+export class PartReader {
   readonly #scanner: Scanner
   readonly #expressions: ExpressionReader
-  #statements = 0
-  #kinds: ReadonlySet<PointKind> = new Set()
+  readonly #probe: ProbeSoFar
 
-  constructor(text: string, source: string) {
-    this.#scanner = new Scanner(text, source)
-    this.#expressions = new ExpressionReader(this.#scanner)
-    if (text.length > MAX_PROGRAM) throw new KerninstError(EXIT.data, `${source}: longer than ${MAX_PROGRAM} characters`)
+  constructor(scanner: Scanner, probe: ProbeSoFar) {
+    this.#scanner = scanner
+    this.#expressions = new ExpressionReader(scanner)
+    this.#probe = probe
   }
 
-  program(): Probe[] {
+  /** Points with commas between. */
+  points(): PointText[] {
     const scanner: Scanner = this.#scanner
-    const probes: Probe[] = []
-    let points = 0
-    while (!scanner.space().atEnd) {
-      const probe = this.#probe()
-      probes.push(probe)
-      points += probe.points.length
-      if (points > MAX_PROBES) throw new KerninstError(EXIT.data, `${scanner.source}: more than ${MAX_PROBES} probes`)
-    }
-    if (probes.length === 0) scanner.fail('no probe here; one looks like entry:vfs_read { @ = count() }')
-    return probes
-  }
-
-  #probe(): Probe {
-    const scanner: Scanner = this.#scanner
-    const points = this.#points()
-    this.#kinds = new Set(points.map(({ kind }) => kind))
-    this.#statements = 0
-    let predicate: Expression | undefined
-    if (scanner.space().take('/')) {
-      predicate = this.#expression(true)
-      if (!scanner.space().take('/')) scanner.fail('\'/\' is missing behind the predicate')
-    }
-    const { at } = scanner.space()
-    const body = this.#block(0)
-    if (body.length === 0) scanner.fail('there is no action between { and }', at)
-    return predicate === undefined ? { points, body } : { points, predicate, body }
-  }
-
-  #points(): PointText[] {
-    const scanner: Scanner = this.#scanner
-    const points = [this.#point()]
-    while (scanner.space().take(',')) {
+    const points: PointText[] = []
+    do {
       scanner.space()
-      points.push(this.#point())
-    }
+      const point = this.#point()
+      points.push(point)
+      this.#probe.kinds.add(point.kind)
+    } while (scanner.space().take(','))
     return points
   }
 
@@ -158,8 +176,8 @@ class Parser {
     return { kind: known, pattern, offset, ...scanner.place(start) }
   }
 
-  /** An expression, whose inputs are to be had at all of the probe's points. */
-  #expression(inPredicate = false): Expression {
+  /** An expression, whose inputs are to be had at all of the probe's points: these are read before. */
+  expression(inPredicate = false): Expression {
     const read = this.#expressions.read(inPredicate)
     this.#mustBeHad(read)
     return read
@@ -168,7 +186,7 @@ class Parser {
   #mustBeHad(one: Expression): void {
     if (one.op === 'input') {
       const where = INPUTS_OF.get(one.input)
-      const missing = where && [...this.#kinds].find((kind) => !where.includes(kind))
+      const missing = where && [...this.#probe.kinds].find((kind) => !where.includes(kind))
       if (missing !== undefined) {
         this.#scanner.fail(`${one.input} is not known at ${missing}: points, only at ${where!.join(':, ')}:`, one.at)
       }
@@ -178,12 +196,20 @@ class Parser {
     if ('test' in one) this.#mustBeHad(one.test)
   }
 
-  #block(depth: number): Statement[] {
+  /** @param depth how many ifs it is inside of */
+  block(depth: number): Statement[] {
     const scanner: Scanner = this.#scanner
     if (!scanner.space().take('{')) scanner.fail('\'{\' is missing before the actions')
+    const statements = this.statements(depth)
+    if (!scanner.take('}')) scanner.fail('\'}\' is missing')
+    return statements
+  }
+
+  /** Statements up to a "}", or the end of the text. */
+  statements(depth: number): Statement[] {
+    const scanner: Scanner = this.#scanner
     const statements: Statement[] = []
-    while (!scanner.space().take('}')) {
-      if (scanner.atEnd) scanner.fail('\'}\' is missing')
+    while (!scanner.space().atEnd && scanner.text[scanner.at] !== '}') {
       statements.push(this.#statement(depth))
       scanner.space().take(';')
     }
@@ -193,7 +219,7 @@ class Parser {
   #statement(depth: number): Statement {
     const scanner: Scanner = this.#scanner
     const { at } = scanner
-    if (++this.#statements > MAX_STATEMENTS) scanner.fail(`more than ${MAX_STATEMENTS} statements in one probe`)
+    this.#probe.count(scanner)
     if (scanner.take('@')) return this.#aggregate(at)
     const word = scanner.word(/[a-z]+/y)
     if (word === 'if') return this.#if(depth)
@@ -203,17 +229,17 @@ class Parser {
 
   #if(depth: number): Statement {
     const scanner: Scanner = this.#scanner
-    if (depth >= MAX_NESTED) scanner.fail(`ifs are nested more than ${MAX_NESTED} deep`)
+    this.#probe.nest(depth, scanner)
     if (!scanner.space().take('(')) scanner.fail('\'(\' is missing: if (condition) { ... }')
-    const test = this.#expression()
+    const test = this.expression()
     if (!scanner.space().take(')')) scanner.fail('\')\' is missing behind the condition')
-    const then = this.#block(depth + 1)
+    const then = this.block(depth + 1)
     let otherwise: readonly Statement[] = []
     scanner.space()
     if (scanner.peek(/else\b/y) !== '') {
       scanner.at += 4
       scanner.space()
-      otherwise = scanner.peek(/if\b/y) === '' ? this.#block(depth + 1) : [this.#statement(depth + 1)]
+      otherwise = scanner.peek(/if\b/y) === '' ? this.block(depth + 1) : [this.#statement(depth + 1)]
     }
     return { op: 'if', test, then, otherwise }
   }
@@ -223,8 +249,7 @@ class Parser {
     if (!scanner.space().take('(') || !scanner.space().take('"')) scanner.fail('assembly is written asm("...")')
     const text = scanner.word(/[^"\n\\]*/y)
     if (!scanner.take('"') || !scanner.space().take(')')) scanner.fail('assembly is written asm("..."), on one line')
-    if (text.trim() === '' || text.length > MAX_ASM) scanner.fail(`assembly of 1 to ${MAX_ASM} characters`, at)
-    return { op: 'asm', text, at }
+    return asmStatement(text, scanner, at)
   }
 
   #aggregate(at: number): Aggregate {
@@ -232,7 +257,7 @@ class Parser {
     const name = scanner.word(/[A-Za-z_][A-Za-z0-9_]{0,63}/y)
     let key: Expression | undefined
     if (scanner.space().take('[')) {
-      key = this.#expression()
+      key = this.expression()
       if (!scanner.space().take(']')) scanner.fail('\']\' is missing behind the key')
     }
     if (!scanner.space().take('=')) scanner.fail('\'=\' is missing')
@@ -247,7 +272,7 @@ class Parser {
     let range: Aggregate['range']
     if (kind !== 'count') {
       if (scanner.space().peek(/\)/y) !== '') scanner.fail(`${kind}() of what? as in ${kind}(${INPUTS[2]}${kind === 'lhist' ? ', 0, 4096, 512' : ''})`)
-      value = this.#expression()
+      value = this.expression()
       if (kind === 'lhist') range = this.#range()
     }
     if (!scanner.space().take(')')) scanner.fail(`')' is missing: ${kind}(${kind === 'count' ? '' : '...'})`)
@@ -270,4 +295,10 @@ class Parser {
     if ((high - low) / step > MAX_BUCKETS) scanner.fail(`lhist has more than ${MAX_BUCKETS} steps`, start)
     return { low, high, step }
   }
+}
+
+/** @param text a single line, without '"' and '\\' */
+export const asmStatement = (text: string, scanner: Scanner, at: number): Statement => {
+  if (text.trim() === '' || text.length > MAX_ASM) scanner.fail(`assembly of 1 to ${MAX_ASM} characters`, at)
+  return { op: 'asm', text, at }
 }

@@ -6,15 +6,38 @@ import { EXIT, KerninstError } from '../error.js'
 /** Space and comments. Each part can be matched in one way alone: where something must follow, nothing is tried again and again. */
 export const SPACE = /(?:\s|(?:\/\/|#)[^\n]*(?:\n|$))*/y
 
+/** Line and column, from 1. */
+export interface Place {
+  readonly line: number
+  readonly column: number
+}
+
 export class Scanner {
   readonly text: string
   readonly source: string
   at = 0
+  readonly #placeOf: (at: number) => Place
 
-  /** @param source where the text is from, for messages: a file's name, or "-e" */
-  constructor(text: string, source: string) {
+  /**
+   * @param source where the text is from, for messages: a file's name, or "-e"
+   * @param placeOf what place a position is, if the text itself does not tell
+   */
+  constructor(text: string, source: string, placeOf: (at: number) => Place = placesIn(text)) {
     this.text = text
     this.source = source
+    this.#placeOf = placeOf
+  }
+
+  /** Reads a part of this text alone; positions and places stay what they are. */
+  part(start: number, end: number): Scanner {
+    const part = new Scanner(this.text.slice(0, end), this.source, this.#placeOf)
+    part.at = start
+    return part
+  }
+
+  /** Reads a text that is written in another way at a position of this one: all of it is there, for messages. */
+  written(text: string, at: number): Scanner {
+    return new Scanner(text, this.source, () => this.#placeOf(at))
   }
 
   /** Passes over space and comments: from "//" or "#" to the end of the line. */
@@ -50,9 +73,8 @@ export class Scanner {
   }
 
   /** Line and column of a position, from 1. */
-  place(at: number): { line: number; column: number } {
-    const before = this.text.slice(0, at)
-    return { line: before.split('\n').length, column: at - before.lastIndexOf('\n') }
+  place(at: number): Place {
+    return this.#placeOf(at)
   }
 
   /** "; did you mean ...?", or ''. */
@@ -71,6 +93,25 @@ export class Scanner {
   /** @throws KerninstError (65) */
   failAt(line: number, column: number, message: string): never {
     throw new KerninstError(EXIT.data, `${this.source}:${line}:${column}: ${message}`)
+  }
+}
+
+// A program may have as many points as lines, and each asks for its place.
+const placesIn = (text: string): ((at: number) => Place) => {
+  let starts: number[] | undefined // line - 1 -> where it starts
+  return (at) => {
+    if (starts === undefined) {
+      starts = [0]
+      for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n', end + 1)) starts.push(end + 1)
+    }
+    let low = 0
+    let high = starts.length
+    while (high - low > 1) {
+      const middle = (low + high) >>> 1
+      if (starts[middle]! <= at) low = middle
+      else high = middle
+    }
+    return { line: low + 1, column: at - starts[low]! + 1 }
   }
 }
 
