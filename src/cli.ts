@@ -70,7 +70,11 @@ interface PlanOptions {
 const plan = async (image: string, options: PlanOptions): Promise<void> => {
   const programs: ProgramText[] = [
     ...options.expression.map((text, i) => ({ text, source: options.expression.length > 1 ? `-e ${i + 1}` : '-e' })),
-    ...options.program.map((path) => ({ text: readLimited(path, MAX_PROGRAM_BYTES).toString('utf8'), source: path })),
+    ...options.program.map((path): Program => ({
+      text: readLimited(path, MAX_PROGRAM_BYTES).toString('utf8'),
+      source: path,
+      ...(/\.ya?ml$/i.test(path) ? { format: 'yaml' } : {}),
+    })),
   ]
   if (programs.length === 0) throw new KerninstError(EXIT.usage, 'nothing to count: give a program with -e or -p')
   if ((options.key === undefined) !== (options.cert === undefined)) {
@@ -194,7 +198,7 @@ program
   .argument('<image>', 'the debug vmlinux of the target kernel')
   .requiredOption('-o, --output <bundle>', 'the file to write')
   .option('-e, --expression <program>', 'a probe program, e.g. \'entry:vfs_read { @ = count() }\'; may be repeated', collect, [])
-  .option('-p, --program <file>', 'a file with a probe program; may be repeated', collect, [])
+  .option('-p, --program <file>', 'a file with a probe program, in YAML if its name ends so; may be repeated', collect, [])
   .option('--kallsyms <file>', 'System.map or a copy of the target\'s /proc/kallsyms, to check names against')
   .option('--profile <dump>', 'a dump of an earlier run: patches of what ran come first in the patch area')
   .option('--profile-bundle <bundle>', 'the bundle that was applied when it was taken')

@@ -91,7 +91,9 @@ const stopwatch = (
 /** Plans a bundle. */
 export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const { seconds, stage } = stopwatch(request.progress)
-  const { rows, programs, aggregates } = readRequests(request.programs)
+  // The package that reads YAML takes longer to load than all else here; most programs have no use for it.
+  const yaml = request.programs.some(({ format }) => format === 'yaml') ? await import('./probe/yaml.js') : undefined
+  const { rows, programs, aggregates } = readRequests(request.programs, yaml?.parseYaml)
   const image = await stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
   const { profile } = request

@@ -43,6 +43,8 @@ export interface Requests {
 export interface ProgramText {
   readonly text: string
   readonly source: string
+  /** Where it is not in the language itself. */
+  readonly format?: 'yaml'
 }
 
 /** So many values an expression may need at the same time: as many registers can be had at any place. */
@@ -91,15 +93,16 @@ const mustBeServed = (scanner: Scanner, probe: Probe): void => {
 
 /**
  * Reads all programs.
+ * @param parseYaml what reads those in YAML (yaml.ts)
  * @throws KerninstError (65) with source, line and column
  */
-export const readRequests = (texts: readonly ProgramText[]): Requests => {
+export const readRequests = (texts: readonly ProgramText[], parseYaml = parseProgram): Requests => {
   const rows: Request[] = []
   const programs: PointProgram[] = []
   const aggregates = new Aggregates()
-  for (const { text, source } of texts) {
+  for (const { text, source, format } of texts) {
     const scanner = new Scanner(text, source)
-    const probes = parseProgram(text, source)
+    const probes = (format === 'yaml' ? parseYaml : parseProgram)(text, source)
     aggregates.learn(probes, text, source)
     for (const probe of probes) {
       mustBeServed(scanner, probe)
