@@ -2,70 +2,25 @@
 // fully parenthesized, with what signs matter (s, u); or where and how it is refused.
 // Any text at all is read or refused in one line; and what is printed of a random tree is read as that tree.
 
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import t from 'tap'
 import { KerninstError } from '../src/error.js'
-import { REGISTER_NAMES } from '../src/code/registers.js'
-import type { Expression } from '../src/probe/expression.js'
-import { parseProgram, type Probe, type Statement } from '../src/probe/program.js'
-import { ROOT } from './guest/artefacts.js'
+import { parseProgram, type Probe } from '../src/probe/program.js'
+import { casesOf } from './cases.js'
 import { lottery, seed, seedNote } from './lottery.js'
-
-const SIGNED_MATTERS = new Set(['<', '<=', '>', '>=', '/', '%', '>>'])
-
-/** What `a` and `b` are compared or divided as: decided by whoever has a sign to tell of. */
-const operandsSigned = (a: Expression, b: Expression): boolean => {
-  const constant = (one: Expression): boolean => one.op === 'number' || ((one.op === 'unary' || one.op === 'cast') && constant(one.a)) ||
-    (one.op === 'binary' && constant(one.a) && constant(one.b))
-  return constant(a) && !constant(b) ? b.signed : constant(b) && !constant(a) ? a.signed : a.signed && b.signed
-}
-
-const show = (one: Expression): string => {
-  switch (one.op) {
-    case 'number': return String(one.value)
-    case 'input': return one.input
-    case 'register': return `%${REGISTER_NAMES[one.register]!}`
-    case 'unary': return `(${one.operator} ${show(one.a)})`
-    case 'cast': return `(${one.signed ? '' : 'u'}int${one.bits} ${show(one.a)})`
-    case 'choice': return `(? ${show(one.test)} ${show(one.a)} ${show(one.b)})`
-    case 'binary': {
-      const signed = one.operator === '>>' ? one.a.signed : operandsSigned(one.a, one.b)
-      return `(${one.operator}${SIGNED_MATTERS.has(one.operator) ? (signed ? 's' : 'u') : ''} ${show(one.a)} ${show(one.b)})`
-    }
-  }
-}
-
-const showStatement = (one: Statement): string => {
-  if (one.op === 'asm') return `asm("${one.text}")`
-  if (one.op === 'if') return `if ${show(one.test)} ${showBody(one.then)}${one.otherwise.length > 0 ? ` else ${showBody(one.otherwise)}` : ''}`
-  const operands = [one.value && show(one.value), one.range && `${one.range.low}, ${one.range.high}, ${one.range.step}`].filter(Boolean)
-  return `@${one.name}${one.key ? `[${show(one.key)}]` : ''} = ${one.kind}(${operands.join(', ')})`
-}
-
-const showBody = (body: readonly Statement[]): string => `{ ${body.map(showStatement).join(' ')} }`
-
-const showProbe = ({ points, predicate, body }: Probe): string =>
-  `${points.map(({ kind, pattern, offset }) => `${kind}:${pattern}${kind === 'insn' ? `+${offset}` : ''}`).join(', ')} ` +
-  `${predicate ? `/${show(predicate)}/ ` : ''}${showBody(body)}`
+import { randomExpression, show, showProbe } from './trees.js'
 
 t.test('cases', (t) => {
-  const cases = readFileSync(join(ROOT, 'test/cases/language.txt'), 'utf8').split(/\n\n(?=# )/)
+  const cases = casesOf('language.txt')
   t.ok(cases.length > 30, `${cases.length} cases`)
-  for (const text of cases) {
-    const [name, ...lines] = text.trimEnd().split('\n')
-    const first = lines.findIndex((line) => line.startsWith('==>'))
-    if (first < 1) throw new Error(`${name}: no program, or nothing is expected`)
-    const program = lines.slice(0, first).join('\n')
-    const expected = lines.slice(first).map((line) => line.slice(4))
+  for (const { name, text, expected } of cases) {
     let got: string[]
     try {
-      got = parseProgram(program, '-e').map(showProbe)
+      got = parseProgram(text, '-e').map(showProbe)
     } catch (error) {
       if (!(error instanceof KerninstError)) throw error
       got = [error.message.replace(/^-e:/, '')]
     }
-    t.same(got, expected, name!)
+    t.same(got, expected, name)
   }
   t.end()
 })
@@ -118,18 +73,8 @@ t.test('any text at all', (t) => {
 
 t.test('random trees', (t) => {
   const random = lottery(seed + 1)
-  const inputs = ['arg0', 'arg5', 'retval', 'cpu', 'ticks', 'elapsed', 'reg("r15")', '7', '0xffffffffffffffff']
   const negative = /^-e:\d+:\d+: '[<>=\/%]+' with a negative constant/
   let read = 0
-  const binary = ['||', '&&', '|', '^', '&', '==', '!=', '<<', '>>', '+', '-', '*', '/', '%', '<', '>=']
-  /** A tree as text with all parentheses, and as it is shown. */
-  const tree = (depth: number): string => {
-    const kind = depth === 0 ? 0 : random(8)
-    if (kind < 2) return inputs[random(inputs.length)]!
-    if (kind === 2) return `(${['-', '!', '~', '(int8)', '(uint16)'][random(5)]!} ${tree(depth - 1)})`
-    if (kind === 3) return `(${tree(depth - 1)} ? ${tree(depth - 1)} : ${tree(depth - 1)})`
-    return `(${tree(depth - 1)} ${binary[random(binary.length)]!} ${tree(depth - 1)})`
-  }
   /** The tree's own shape, without signs. */
   const shape = (text: string): string => text.replace(/([<>=/%]+)[su](?= )/g, '$1')
   const prefix = (text: string): string => {
@@ -170,7 +115,7 @@ t.test('random trees', (t) => {
     return operand()
   }
   for (let i = 0; i < 2000; i++) {
-    const text = tree(6)
+    const text = randomExpression(random, 6)
     let probe: Probe
     try {
       probe = parseProgram(`span:f { @ = sum(${text}) }`, '-e')[0]!
