@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Holds what is claimed of single instructions against the processor. A claim
- * is three sets: what the instruction may read, what it certainly overwrites
- * (kills), what it may write. It is wrong when
+ * Holds what is claimed of instructions against the processor: single ones, or
+ * blocks of them. A claim is three sets: what they may read, what they certainly
+ * overwrite (kills), what they may write. It is wrong when
  *
  *	something outside `writes` has changed,
  *	something outside `reads` is changed beforehand, and the outcome differs
@@ -10,8 +10,8 @@
  *	something in `kills` but not in `reads` is changed beforehand, and one
  *	sees it afterwards.
  *
- * A case on standard input is struct claim, then `length` bytes of code: one
- * instruction that goes on to the next. Bit i (0..15) of a set is the general
+ * A case on standard input is struct claim, then `length` bytes of code, which
+ * goes on to what is behind it. Bit i (0..15) of a set is the general
  * register i, bit 16.. the flags CF PF AF ZF SF OF. Registers in `base` are
  * given addresses in a buffer of random bytes, whose place the first argument
  * asks for ("where" prints it); those in `index` small multiples of 16. What is
@@ -37,7 +37,7 @@
 #define ROUNDS		6
 #define ATTEMPTS	60	/* division rarely succeeds */
 #define REPEATS		4	/* of what is not as claimed */
-#define MAX_LENGTH	15
+#define MAX_LENGTH	512		/* a block of assembly that users write */
 #define NAMES		22
 #define RSP		4
 
