@@ -8,7 +8,7 @@ const iced = createRequire(import.meta.url)('iced-x86') as typeof Iced
 
 export const {
   Code, ConditionCode, CpuidFeature, Decoder, DecoderOptions, FlowControl, Formatter, FormatterSyntax, Instruction,
-  InstructionInfoFactory,  MemorySizeExt, Mnemonic, OpAccess, OpKind, Register,
+  InstructionInfoFactory, MemorySizeExt, Mnemonic, OpAccess, OpKind, Register,
 } = iced
 export type Code = Iced.Code
 export type ConditionCode = Iced.ConditionCode

@@ -99,7 +99,9 @@ const memoryIn = (inside: string): Memory => {
     }
     const register = registerIn(words[numbers.findIndex((n) => n === undefined)]!)
     if (second !== undefined && constant === undefined) throw new Refusal('a product of two registers')
-    if (!/^r(?:[a-z]+|[0-9]+)$/.test(register)) throw new Refusal(`${register} in an address, where registers of 64 bits are`)
+    if (!/^r(?:[a-z]+|[0-9]+)$/.test(register)) {
+      throw new Refusal(`${register} in an address, where registers of 64 bits are`)
+    }
     if (sign === '-') throw new Refusal(`-${register} in an address`)
     factors.set(register, (factors.get(register) ?? 0n) + (constant ?? 1n))
   }
@@ -109,11 +111,14 @@ const memoryIn = (inside: string): Memory => {
 const operandIn = (text: string): Operand => {
   const sized = text.replace(SIZE, '')
   if (sized.startsWith('[') && sized.endsWith(']')) return memoryIn(sized.slice(1, -1).trim())
-  if (/[[\]*+]/.test(text) || text === '') throw new Refusal(text === '' ? 'an operand is missing' : `'${text}' is not an operand`)
+  if (text === '') throw new Refusal('an operand is missing')
+  if (/[[\]*+]/.test(text)) throw new Refusal(`'${text}' is not an operand`)
   const number = numberIn(text.replace(/^- */, ''))
   if (number !== undefined) return text.startsWith('-') ? -number : number
   return registerIn(text)
 }
+
+const PREFIX_NAME = /^(?:lock|rep|repe|repz|repne|repnz|xacquire|xrelease|data16|addr32|rex64)$/
 
 // These exist only in encodings without a REX prefix, which the others need. LLVM does not refuse that but exits.
 const HIGH_BYTE = /^[abcd]h$/
@@ -122,10 +127,12 @@ const NEEDS_REX = /^(?:r.*|(?:si|di|bp)l)$/
 const statementIn = (text: string): Written => {
   if (text.length > MAX_CHARACTERS) throw new Refusal(`an instruction of more than ${MAX_CHARACTERS} characters`)
   const odd = /[^0-9a-z ,[\]+*-]/.exec(text)
-  if (odd !== null) throw new Refusal(`'${odd[0]}' has no place here: there are registers, numbers and [addresses], and no names`)
+  if (odd !== null) {
+    throw new Refusal(`'${odd[0]}' has no place here: there are registers, numbers and [addresses], and no names`)
+  }
   const [, mnemonic, rest] = /^([a-z][0-9a-z]*)(?: +(.*))?$/.exec(text) ?? []
   if (mnemonic === undefined) throw new Refusal('an instruction starts with its name')
-  if (/^(?:lock|rep|repe|repz|repne|repnz|xacquire|xrelease|data16|addr32|rex64)$/.test(mnemonic)) throw new Refusal('no prefixes here')
+  if (PREFIX_NAME.test(mnemonic)) throw new Refusal('no prefixes here')
   const operands = rest === undefined ? [] : rest.split(',').map((operand) => operandIn(operand.trim()))
   const names = operands.filter((operand) => typeof operand === 'string')
   const high = names.find((name) => HIGH_BYTE.test(name))
@@ -202,7 +209,8 @@ const isOperand = (insn: Instruction, i: number, operand: Operand): boolean => {
       const name = nameOf(register) ?? ''
       factors.set(name, (factors.get(name) ?? 0n) + BigInt(factor))
     }
-    return factors.size === operand.factors.size && [...factors].every(([name, factor]) => operand.factors.get(name) === factor) &&
+    return factors.size === operand.factors.size &&
+      [...factors].every(([name, factor]) => operand.factors.get(name) === factor) &&
       BigInt.asUintN(64, operand.displacement) === BigInt.asUintN(64, insn.memoryDisplacement)
   }
   const bits = CONSTANT_BITS.get(kind)
@@ -260,7 +268,8 @@ export class Assembler {
    * @returns the code, or why it is refused
    */
   assemble(text: string): Assembled | string {
-    const statements = text.toLowerCase().split(';').map((one) => one.replaceAll(/\s+/g, ' ').trim()).filter((one) => one !== '')
+    const statements = text.toLowerCase().split(';')
+      .map((one) => one.replaceAll(/\s+/g, ' ').trim()).filter((one) => one !== '')
     if (statements.length === 0) return 'there is no instruction'
     if (statements.length > MAX_STATEMENTS) return `more than ${MAX_STATEMENTS} instructions`
     const code: number[] = []
@@ -309,15 +318,21 @@ export class Assembler {
     if (flowOf(insn) !== FLOW.next) throw new Refusal('control may go elsewhere than to the next instruction')
     const name = mnemonicOf(insn)
     if (insn.isPrivileged || OF_THE_SYSTEM.has(name)) throw new Refusal('it is of the system, or tells of it')
-    if (!agrees(this.#second.decode(0, bytes), bytes.length, FLOW.next, NONE)) throw new Refusal('the two decoders do not agree on it')
+    if (!agrees(this.#second.decode(0, bytes), bytes.length, FLOW.next, NONE)) {
+      throw new Refusal('the two decoders do not agree on it')
+    }
     if (TRAPS.has(name)) throw new Refusal('it traps for some operands')
     if (insn.isStackInstruction) throw new Refusal('it uses the stack')
     this.#mustKeepToRegisters(insn, name)
-    if (!insn.cpuidFeatures().every((feature) => BASELINE.has(feature))) throw new Refusal('not every x86-64 processor has it')
-    const prefix = bytes.find((byte) => byte !== OPERAND_SIZE)! // the first byte, but for the prefix that is as good as none
+    if (!insn.cpuidFeatures().every((feature) => BASELINE.has(feature))) {
+      throw new Refusal('not every x86-64 processor has it')
+    }
+    const prefix = bytes.find((byte) => byte !== OPERAND_SIZE)! // or the opcode, or REX: prefixes come first
     const refused = PREFIXES[prefix]
     if (refused !== undefined && name !== 'pause') throw new Refusal(`it needs the ${refused} prefix`)
-    if ((insn.rflagsModified | insn.rflagsRead) & ~SIX_FLAGS) throw new Refusal('it uses flags other than those of arithmetic')
+    if ((insn.rflagsModified | insn.rflagsRead) & ~SIX_FLAGS) {
+      throw new Refusal('it uses flags other than those of arithmetic')
+    }
     if (!ALLOWED.has(name)) throw new Refusal(`'${name}' is not one of the instructions that are known to be harmless`)
     if (!isWhatWasWritten(insn, written)) throw new Refusal('the assembler makes something else of it')
   }

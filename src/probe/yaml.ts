@@ -100,7 +100,8 @@ const documentOf = (scanner: Scanner): ParsedNode | undefined => {
   const [error] = documents.flatMap(({ errors }) => errors).sort((a, b) => a.pos[0] - b.pos[0])
   if (error !== undefined) {
     const meant = MEANT[error.code]
-    scanner.fail(`this is not YAML: ${error.message.split('\n', 1)[0]!}${meant === undefined ? '' : `; ${meant}`}`, error.pos[0])
+    const [what] = error.message.split('\n', 1)
+    scanner.fail(`this is not YAML: ${what!}${meant === undefined ? '' : `; ${meant}`}`, error.pos[0])
   }
   if (documents.length > 1) scanner.fail('a second document starts here; a program is one', documents[1]!.range[0])
   return (documents[0]?.contents ?? undefined) as ParsedNode | undefined
@@ -203,7 +204,8 @@ class DocumentReader {
       return asmStatement(this.#assembly(asm), scanner, asm.at)
     }
     if (test === undefined || then === undefined) {
-      scanner.fail(`'${test === undefined ? 'if' : 'then'}' is missing: { if: condition, then: statements, else: statements }`, at)
+      const missing = test === undefined ? 'if' : 'then'
+      scanner.fail(`'${missing}' is missing: { if: condition, then: statements, else: statements }`, at)
     }
     soFar.nest(depth, scanner, at)
     const otherwise = keys.get('else')
@@ -231,7 +233,8 @@ class DocumentReader {
   #expression({ node, at }: Value, soFar: ProbeSoFar, key: string): Expression {
     const scanner: Scanner = this.#scanner
     if (node === null) scanner.fail(`an expression is missing behind ${key}`, at)
-    const digits = isScalar(node) && typeof node.value === 'number' ? scanner.text.slice(node.range[0], node.range[1]) : undefined
+    const isNumber = isScalar(node) && typeof node.value === 'number'
+    const digits = isNumber ? scanner.text.slice(node.range[0], node.range[1]) : undefined
     return this.#read(node, soFar, 'an expression', (parts) => parts.expression(), digits)
   }
 
@@ -243,7 +246,8 @@ class DocumentReader {
     const [start] = node.range
     if (value === undefined) {
       if (!isScalar(node) || typeof node.value !== 'string') {
-        const spaced = isMap(node) ? '; in entry:vfs_read there is no space, and a text with \': \' in it is put in quotes' : ''
+        const spaced = isMap(node)
+          ? '; in entry:vfs_read there is no space, and a text with \': \' in it is put in quotes' : ''
         whole.fail(`${kindOf(node)} where ${what} is expected, as a text${spaced}`, start)
       }
       value = node.value
