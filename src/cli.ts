@@ -70,7 +70,7 @@ interface PlanOptions {
 const plan = async (image: string, options: PlanOptions): Promise<void> => {
   const programs: ProgramText[] = [
     ...options.expression.map((text, i) => ({ text, source: options.expression.length > 1 ? `-e ${i + 1}` : '-e' })),
-    ...options.program.map((path): Program => ({
+    ...options.program.map((path): ProgramText => ({
       text: readLimited(path, MAX_PROGRAM_BYTES).toString('utf8'),
       source: path,
       ...(/\.ya?ml$/i.test(path) ? { format: 'yaml' } : {}),

@@ -91,9 +91,13 @@ const stopwatch = (
 /** Plans a bundle. */
 export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const { seconds, stage } = stopwatch(request.progress)
-  // The package that reads YAML takes longer to load than all else here; most programs have no use for it.
+  // The packages that read YAML and assembly take longer to load than all else here; most programs have no use for them.
   const yaml = request.programs.some(({ format }) => format === 'yaml') ? await import('./probe/yaml.js') : undefined
-  const { rows, programs, aggregates } = readRequests(request.programs, yaml?.parseYaml)
+  const assembler = request.programs.some(({ text }) => /\basm\b/.test(text))
+    ? await import('./probe/assembly.js').then(({ Assembler }) => Assembler.load()) : undefined
+  const { rows, programs, aggregates } = readRequests(request.programs, {
+    ...(yaml && { parseYaml: yaml.parseYaml }), ...(assembler && { assemble: (text: string) => assembler.assemble(text) }),
+  })
   const image = await stage('image', () =>
     loadImage(request.image, request.kallsyms === undefined ? {} : { kallsyms: request.kallsyms }))
   const { profile } = request

@@ -9,13 +9,15 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { SecondDecoder } from '../src/code/second.js'
-import { CF, FLAGS, OF, REGISTER_NAMES, RSP, type RegisterSet } from '../src/code/registers.js'
+import { CF, FLAGS, GPRS, OF, REGISTER_NAMES, RSP, type RegisterSet } from '../src/code/registers.js'
 import { KerninstError } from '../src/error.js'
 import { Aggregates, isPointCount } from '../src/probe/aggregates.js'
-import { parseProgram, type Aggregate, type Probe } from '../src/probe/program.js'
+import { Assembler, type Assembled } from '../src/probe/assembly.js'
+import { parseProgram, type Aggregate, type Probe, type Statement } from '../src/probe/program.js'
 import { CodeBuffer } from '../src/splice/code.js'
+import { valuesAllowed } from '../src/probe/requests.js'
 import { eachExpression, registersNeeded, registersOf } from '../src/probe/trees.js'
-import { compilePrograms } from '../src/splice/compile.js'
+import { compilePrograms, specialRegisters } from '../src/splice/compile.js'
 import { Opinions } from '../src/splice/opinion.js'
 import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
 import { verifyProgram } from '../src/splice/verify.js'
@@ -27,7 +29,6 @@ import { randomProgram } from './randomprogram.js'
 const PROGRAMS = Number(process.env['KERNINST_PROGRAMS'] ?? 3000)
 const ROUNDS = 16
 const BATCH = 1000
-const MAX_VALUES = 8 // at once
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-compile-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
@@ -59,6 +60,26 @@ interface Case {
   readonly states: readonly { readonly gpr: readonly bigint[]; readonly flags: bigint; readonly cpu: number; readonly pid: number; readonly tgid: number }[]
 }
 
+const assembler = await Assembler.load()
+
+const assembleAll = ({ body }: Probe): Map<Statement, Assembled> => {
+  const assembled = new Map<Statement, Assembled>()
+  const each = (statements: readonly Statement[]): void => {
+    for (const one of statements) {
+      if (one.op === 'if') {
+        each(one.then)
+        each(one.otherwise)
+      } else if (one.op === 'asm') {
+        const result = assembler.assemble(one.text)
+        if (typeof result === 'string') throw new Error(`${one.text}: ${result}`)
+        assembled.set(one, result)
+      }
+    }
+  }
+  each(body)
+  return assembled
+}
+
 const word64 = (random: Lottery): bigint => {
   const any = (BigInt(random(2 ** 32)) << 32n) | BigInt(random(2 ** 32))
   switch (random(8)) {
@@ -85,15 +106,19 @@ const draw = (random: Lottery): Case | undefined => {
     if (!(error instanceof KerninstError)) throw error
     return undefined
   }
-  let needed = 0
   let reads = 0
-  for (const probe of probes) {
+  const assembled = probes.map(assembleAll)
+  if (probes.some((probe, i) => [...assembled[i]!.values()].some(({ reads, writes }) => (reads | writes) & specialRegisters(probe)))) return undefined
+  for (const all of assembled) for (const one of all.values()) reads |= one.reads & GPRS
+  let tooMuch = false
+  probes.forEach((probe, i) => {
+    const allowed = valuesAllowed(assembled[i]!.values())
     eachExpression(probe, (one) => {
-      needed = Math.max(needed, registersNeeded(one))
+      tooMuch ||= registersNeeded(one) > allowed
       reads |= registersOf(one)
     })
-  }
-  if (needed > MAX_VALUES) return undefined
+  })
+  if (tooMuch) return undefined
   let slots = 1 // the first one counts what is missed
   const starts = aggregates.tables.map(({ width, keys }) => {
     const first = slots
@@ -116,14 +141,14 @@ const draw = (random: Lottery): Case | undefined => {
   if (random(6) === 0) live = (live & ~FLAGS) | CF
   if (random(6) === 0) live = (live & ~FLAGS) | OF
   const code = new CodeBuffer()
-  compilePrograms(code, live, probes.map(({ predicate, body }) => ({ ...(predicate && { predicate }), body, bind })),
+  const asm = compilePrograms(code, live, probes.map(({ predicate, body }, i) => ({ ...(predicate && { predicate }), body, bind, assembled: assembled[i]! })),
     { task: TASK, returnAddress: 0, missed: 0 })
   if (slots > MAX_SLOTS) return undefined
   const ranges = [{ first: 0, count: 1 }, ...aggregates.tables.map(({ width, keys }, a) => ({ first: starts[a]!, count: width * keys })),
     ...[...counts.values()].map((slot) => ({ first: slot, count: 1 }))]
   const tables = { ...NO_TABLES, ...code.fixupTables(), code: code.bytes(), slotCount: slots }
   try {
-    verifyProgram(tables, opinions, 0, 0, code.length, { live, slots: ranges, task: TASK, returnAddress: 0 })
+    verifyProgram(tables, opinions, 0, 0, code.length, { live, slots: ranges, task: TASK, returnAddress: 0, asm: Uint32Array.from(asm.flat()) })
   } catch (error) {
     throw new Error(`${String(error)}: ${text}\nlive ${live.toString(16)}\n${Buffer.from(code.bytes()).toString('hex')}`)
   }

@@ -7,7 +7,8 @@ import type { Expression } from '../src/probe/expression.js'
 import type { Aggregate, Probe, Statement } from '../src/probe/program.js'
 
 export interface Thread {
-  readonly register: (name: string) => bigint
+  readonly register: (name: string) => bigint // as it is where the probe is
+  readonly left?: Map<string, bigint> // what assembly has left in registers since
   readonly cpu: bigint
   readonly pid: bigint
   readonly tid: bigint
@@ -38,7 +39,10 @@ export const evaluate = (one: Expression, thread: Thread): bigint => {
   const of = (part: Expression): bigint => evaluate(part, thread)
   switch (one.op) {
     case 'number': return one.value
-    case 'register': return thread.register(REGISTER_NAMES[one.register]!)
+    case 'register': {
+      const name = REGISTER_NAMES[one.register]!
+      return thread.left?.get(name) ?? thread.register(name)
+    }
     case 'input': {
       if (one.input === 'retval') return thread.register('rax')
       const argument = /^arg(\d)$/.exec(one.input)
@@ -122,14 +126,36 @@ const collect = (one: Aggregate, first: number, thread: Thread, slots: Slots): v
   }
 }
 
+type Registers = (name: string) => bigint
+
+/** Assembly, and what it leaves in which registers. */
+export const ASSEMBLY: Readonly<Record<string, (register: Registers) => Readonly<Record<string, bigint>>>> = {
+  'mov r10, rdi; add r10, 5': (r) => ({ r10: wrap(r('rdi') + 5n) }),
+  'xchg rbx, rsi': (r) => ({ rbx: r('rsi'), rsi: r('rbx') }),
+  'bswap r11': (r) => ({ r11: BigInt(`0x${r('r11').toString(16).padStart(16, '0').match(/../g)!.reverse().join('')}`) }),
+  'rol r9, 7': (r) => ({ r9: wrap(r('r9') * 128n) + r('r9') / 2n ** 57n }),
+  'imul r8, r9, -3': (r) => ({ r8: wrap(r('r9') * -3n) }),
+  'xor eax, eax': () => ({ rax: 0n }),
+  'lea r12, [r13+r14*2+9]': (r) => ({ r12: wrap(r('r13') + r('r14') * 2n + 9n) }),
+  'cmp rdi, rsi; cmovb rdi, rsi': (r) => ({ rdi: r('rdi') < r('rsi') ? r('rsi') : r('rdi') }),
+  'neg rcx; sbb rdx, rdx': (r) => ({ rcx: wrap(-r('rcx')), rdx: r('rcx') === 0n ? 0n : WORD - 1n }),
+  'mov ah, 3': (r) => ({ rax: r('rax') - (r('rax') / 256n % 256n) * 256n + 768n }),
+  'movzx r15d, cl; nop': (r) => ({ r15: r('rcx') % 256n }),
+}
+
 /** Runs a program. `firstSlot` is where an aggregate's slots for a key are. */
 export const interpret = (
-  probe: Pick<Probe, 'predicate' | 'body'>, thread: Thread, slots: Slots, firstSlot: (one: Aggregate, key: bigint) => number,
+  probe: Pick<Probe, 'predicate' | 'body'>, at: Thread, slots: Slots, firstSlot: (one: Aggregate, key: bigint) => number,
 ): void => {
+  const left = new Map<string, bigint>()
+  const thread: Thread = { ...at, left }
   const run = (body: readonly Statement[]): void => {
     for (const one of body) {
       if (one.op === 'if') run(evaluate(one.test, thread) !== 0n ? one.then : one.otherwise)
-      else if (one.op === 'aggregate') collect(one, firstSlot(one, one.key === undefined ? 0n : evaluate(one.key, thread)), thread, slots)
+      else if (one.op === 'asm') {
+        const changed = ASSEMBLY[one.text]!((name) => left.get(name) ?? at.register(name))
+        for (const [name, value] of Object.entries(changed)) left.set(name, value)
+      } else collect(one, firstSlot(one, one.key === undefined ? 0n : evaluate(one.key, thread)), thread, slots)
     }
   }
   if (probe.predicate === undefined || evaluate(probe.predicate, thread) !== 0n) run(probe.body)

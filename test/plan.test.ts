@@ -125,7 +125,7 @@ t.test('programs', (t) => {
     ['insn:x+ { @ = count() }', /an offset is missing/],
     ['entry: { @ = count() }', /a function's name is missing/],
     ['entry:x { }', /there is no action/],
-    ['entry:x { asm("nop") }', /^-e:1:11: asm is not served yet/],
+    ['entry:x { asm("nop") }', /^-e:1:11: asm: there is no assembler/],
     ['entry:x { @ = count() } return:x { @ = hist(retval) }', /^-e:1:36: @ is count\(\) elsewhere/],
     ['entry:x { @ = hist(arg0) } return:x { @ = lhist(retval, 0, 4, 1) }', /^-e:1:39: @ is hist\(\) elsewhere/],
     ['entry:x { @[arg0] = hist(arg1) }', /^-e:1:13: a key of hist\(\) must be known to be less than 63/],

@@ -1,6 +1,7 @@
 // Random programs of the probe language, as text: every operator, input and aggregate, in trees of some depth.
 
 import { REGISTER_NAMES } from '../src/code/registers.js'
+import { ASSEMBLY } from './interpreter.js'
 import type { Lottery } from './lottery.js'
 
 const BINARY = ['||', '&&', '|', '^', '&', '==', '!=', '<', '<=', '>', '>=', '<<', '>>', '+', '-', '*', '/', '%']
@@ -71,16 +72,20 @@ export const randomProgram = (random: Lottery): string => {
     }
   }
   let names = 0
+  let assembly = false
   const body = (depth: number): string => {
     const statements: string[] = []
     for (let n = 1 + random(2); n > 0; n--) {
+      if (assembly && random(3) === 0) statements.push(`asm("${pick(random, Object.keys(ASSEMBLY))}")`)
       statements.push(depth > 0 && random(4) === 0
         ? `if (${value()}) { ${body(depth - 1)} }${random(2) === 0 ? ` else { ${body(depth - 1)} }` : ''}`
         : aggregate(`n${names++}`))
     }
     return statements.join('; ')
   }
-  const probes = Array.from({ length: 1 + random(3) }, () =>
-    `${entry ? 'entry' : 'return'}:f ${random(2) === 0 ? `/${value()}/ ` : ''}{ ${body(2)} }`)
+  const probes = Array.from({ length: 1 + random(3) }, () => {
+    assembly = random(5) === 0
+    return `${entry ? 'entry' : 'return'}:f ${random(2) === 0 ? `/${value()}/ ` : ''}{ ${body(2)} }`
+  })
   return probes.join('\n')
 }

@@ -8,7 +8,7 @@ import { Ajv2020 } from 'ajv/dist/2020.js'
 import t from 'tap'
 import { parse } from 'yaml'
 import { KerninstError } from '../src/error.js'
-import { plainProbes } from '../src/probe/plain.js'
+import { readRequests } from '../src/probe/requests.js'
 import { parseProgram, type Probe } from '../src/probe/program.js'
 import { parseYaml } from '../src/probe/yaml.js'
 import { casesOf, type Case } from './cases.js'
@@ -98,13 +98,14 @@ t.test('positions', (t) => {
   const text = 'probes:\n  - points: [entry:a, "return:b"]\n    do: ["@ = count()"]\n  - points: |\n      entry:c,\n       insn:d+4\n    do: "@\\x20= count()"\n'
   t.same(parseYaml(text, 'f').flatMap(({ points }) => points.map(({ line, column }) => `${line}:${column}`)),
     ['2:14', '2:24', '5:7', '6:8'])
-  t.same(plainProbes(text, 'f', parseYaml).map((p) => `${p.kind}:${p.pattern} @${p.aggregate} ${p.line}:${p.column}`),
+  t.same(readRequests([{ text, source: 'f', format: 'yaml' }], { parseYaml }).rows.map((p) => `${p.kind}:${p.pattern} @${p.aggregate} ${p.line}:${p.column}`),
     ['entry:a @ 2:14', 'return:b @ 2:24', 'entry:c @ 5:7', 'insn:d @ 6:8'])
-  for (const [part, place] of [
-    ['{asm: nop}', '3:10'], ["'@\u0020= sum(retval)'", '3:10'], ['"@[ cpu ] = count()"', '3:13'], ['"@\\x20[cpu]= count()"', '3:9'],
+  for (const [part, place, message] of [
+    ['{asm: nop}', '3:10', 'asm: there is no assembler'], ['\'@\u0020= sum(reg("rsp"))\'', '3:18', 'reg..rsp.. is not to be had'],
+    ['"@[ retval ] = count()"', '3:13', 'a key of count.. must be known'], ['"@\\x20[retval]= count()"', '3:9', 'a key of count.. must be known'],
   ] as const) {
     const one = `probes:\n - points: return:f\n   do: [${part}]\n`
-    t.throws(() => plainProbes(one, 'f', parseYaml), { message: new RegExp(`^f:${place}: .* not served yet`) }, part)
+    t.throws(() => readRequests([{ text: one, source: 'f', format: 'yaml' }], { parseYaml }), { message: new RegExp(`^f:${place}: ${message}`) }, part)
   }
   t.throws(() => parseYaml('\uFEFFprobes: 1', 'f'), { message: /^f:1:10: / }, 'with a byte order mark')
   t.end()

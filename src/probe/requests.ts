@@ -5,7 +5,9 @@
 // which the planner may take anywhere that runs as often, or conclude from other counts. All else of a probe is a program,
 // which runs exactly where the point is.
 
+import { FLAGS, GPRS } from '../code/registers.js'
 import { Aggregates, isPointCount } from './aggregates.js'
+import type { Assembled } from './assembly.js'
 import type { Expression } from './expression.js'
 import { parseProgram, type PointKind, type Probe, type Statement } from './program.js'
 import { Scanner } from './scanner.js'
@@ -31,6 +33,8 @@ export interface PointProgram {
   readonly body: readonly Statement[]
   /** The counts that each of its points has for itself. */
   readonly counts: readonly string[]
+  /** Its assembly, statement by statement. */
+  readonly assembled: ReadonlyMap<Statement, Assembled>
 }
 
 export interface Requests {
@@ -47,8 +51,17 @@ export interface ProgramText {
   readonly format?: 'yaml'
 }
 
-/** So many values an expression may need at the same time: as many registers can be had at any place. */
+/** As many registers as can be had at any place. */
 const MAX_VALUES = 8
+
+/** So many values an expression may need at the same time, beside what the assembly of its program uses. */
+export const valuesAllowed = (assembled: Iterable<Assembled>): number => {
+  let used = 0
+  for (const { reads, writes } of assembled) used |= (reads | writes) & GPRS
+  let allowed = MAX_VALUES
+  for (; used !== 0; used &= used - 1) allowed--
+  return Math.max(1, allowed)
+}
 
 /** The counts without a key in some statements, each name once; and the name of any other aggregate. */
 const namesIn = (body: readonly Statement[]): { counts: string[]; other: string | undefined } => {
@@ -69,34 +82,56 @@ const namesIn = (body: readonly Statement[]): { counts: string[]; other: string 
   return { counts: [...counts], other }
 }
 
-/** What is not compiled yet is refused, by name. */
-const mustBeServed = (scanner: Scanner, probe: Probe): void => {
-  for (const { kind, line, column } of probe.points) {
-    if (kind === 'span') scanner.failAt(line, column, 'span: points are not served yet')
-  }
+/** Assembles the asm statements of a probe. */
+const assembleAll = (scanner: Scanner, probe: Probe, assemble: Assemble): Map<Statement, Assembled> => {
+  const assembled = new Map<Statement, Assembled>()
   const each = (body: readonly Statement[]): void => {
     for (const one of body) {
-      if (one.op === 'asm') scanner.fail('asm is not served yet', one.at)
-      if (one.op !== 'if') continue
-      each(one.then)
-      each(one.otherwise)
+      if (one.op === 'if') {
+        each(one.then)
+        each(one.otherwise)
+      } else if (one.op === 'asm') {
+        const result = assemble(one.text)
+        if (typeof result === 'string') return scanner.fail(`asm: ${result}`, one.at)
+        // Whatever ran before in the same probe has changed them.
+        if (result.reads & FLAGS) scanner.fail('asm: it reads flags that it has not set', one.at)
+        assembled.set(one, result)
+      }
     }
   }
   each(probe.body)
+  return assembled
+}
+
+/** What is not compiled yet is refused, by name. */
+const mustBeServed = (scanner: Scanner, probe: Probe, allowed: number): void => {
+  for (const { kind, line, column } of probe.points) {
+    if (kind === 'span') scanner.failAt(line, column, 'span: points are not served yet')
+  }
   eachExpression(probe, (one) => {
-    if (registersNeeded(one) > MAX_VALUES) scanner.fail(`more than ${MAX_VALUES} values are needed at once: simplify the expression`, one.at)
+    if (registersNeeded(one) > allowed) scanner.fail(`more than ${allowed} values are needed at once: simplify the expression`, one.at)
     eachPart(one, (part) => {
       if (part.op === 'register' && part.register === 4) scanner.fail('reg("rsp") is not to be had', part.at)
     })
   })
 }
 
+/** What assembles a text (assembly.ts), or says why not. */
+export type Assemble = (text: string) => Assembled | string
+
+/** Programs in YAML, and assembly, are read by packages that most plans have no use for. */
+export interface Readers {
+  readonly parseYaml?: typeof parseProgram
+  readonly assemble?: Assemble
+}
+
 /**
  * Reads all programs.
- * @param parseYaml what reads those in YAML (yaml.ts)
  * @throws KerninstError (65) with source, line and column
  */
-export const readRequests = (texts: readonly ProgramText[], parseYaml = parseProgram): Requests => {
+export const readRequests = (
+  texts: readonly ProgramText[], { parseYaml = parseProgram, assemble = () => 'there is no assembler' }: Readers = {},
+): Requests => {
   const rows: Request[] = []
   const programs: PointProgram[] = []
   const aggregates = new Aggregates()
@@ -105,7 +140,8 @@ export const readRequests = (texts: readonly ProgramText[], parseYaml = parsePro
     const probes = (format === 'yaml' ? parseYaml : parseProgram)(text, source)
     aggregates.learn(probes, text, source)
     for (const probe of probes) {
-      mustBeServed(scanner, probe)
+      const assembled = assembleAll(scanner, probe, assemble)
+      mustBeServed(scanner, probe, valuesAllowed(assembled.values()))
       const plain = probe.predicate === undefined ? probe.body.filter((one) => one.op === 'aggregate' && isPointCount(one)) : []
       const names = namesIn(plain).counts
       if (names.length < plain.length) {
@@ -126,7 +162,7 @@ export const readRequests = (texts: readonly ProgramText[], parseYaml = parsePro
       for (const name of counts) if (names.includes(name)) scanner.fail(`@${name} counts twice in one probe: take another name`, bodyAt(body))
       for (const name of counts) row(name, programs.length)
       if (counts.length === 0) row(other ?? '', programs.length)
-      programs.push({ ...(probe.predicate && { predicate: probe.predicate }), body, counts })
+      programs.push({ ...(probe.predicate && { predicate: probe.predicate }), body, counts, assembled })
     }
   }
   return { rows, programs, aggregates }

@@ -8,10 +8,11 @@
 // Left out: which registers the programs read must be live here (draft.ts sees to it). The code is not to be trusted before
 // verify.ts has accepted it.
 
-import { FLAGS, RAX, RCX, RDX, RSP, type RegisterSet } from '../code/registers.js'
+import { FLAGS, GPRS, RAX, RCX, RDX, RSP, type RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
 import { constantOf, signed, truthOf } from '../probe/constant.js'
 import { isConstant, type Expression } from '../probe/expression.js'
+import type { Assembled } from '../probe/assembly.js'
 import type { Aggregate, Statement } from '../probe/program.js'
 import { rangeOf } from '../probe/range.js'
 import { eachExpression, eachPart, registersOf, same } from '../probe/trees.js'
@@ -30,6 +31,7 @@ export interface Bound {
 export interface PlaceProgram {
   readonly predicate?: Expression
   readonly body: readonly Statement[]
+  readonly assembled: ReadonlyMap<Statement, Assembled>
   readonly bind: (one: Aggregate) => Bound
 }
 
@@ -38,7 +40,7 @@ const TRIES = 3
 
 const SIGN = 1n << 63n
 
-const needsOf = (programs: readonly PlaceProgram[]): Needs => {
+const needsOf = (programs: readonly Pick<PlaceProgram, 'predicate' | 'body'>[]): Pick<Needs, 'special' | 'ticks'> => {
   const needs = { special: 0, ticks: false }
   const part = (one: Expression): void => {
     if (one.op === 'input' && one.input === 'ticks') {
@@ -68,26 +70,55 @@ const needsOf = (programs: readonly PlaceProgram[]): Needs => {
   return needs
 }
 
+/** Registers that the code of a program wants for instructions of its own: its assembly must leave them alone. */
+export const specialRegisters = (program: Pick<PlaceProgram, 'predicate' | 'body'>): RegisterSet => needsOf([program]).special
+
+/** Offsets of assembly that users wrote: where it starts, and where it ends. */
+export type Stretch = readonly [start: number, end: number]
+
 /**
- * Appends the code of all programs of a place.
+ * Appends the code of all programs of a place. Those with assembly stand alone: it may change what others read.
  * @param live what must be kept: with the registers that the programs read
+ * @returns the stretches of assembly, ascending
  */
-export const compilePrograms = (code: CodeBuffer, live: RegisterSet, programs: readonly PlaceProgram[], around: Surroundings): void => {
+export const compilePrograms = (
+  code: CodeBuffer, live: RegisterSet, programs: readonly PlaceProgram[], around: Surroundings,
+): Stretch[] => {
+  const stretches: Stretch[] = []
+  for (let p = 0; p < programs.length;) {
+    const first = p++
+    while (p < programs.length && programs[first]!.assembled.size === 0 && programs[p]!.assembled.size === 0) p++
+    stretches.push(...compileTogether(code, live, programs.slice(first, p), around))
+  }
+  return stretches
+}
+
+const compileTogether = (
+  code: CodeBuffer, live: RegisterSet, programs: readonly PlaceProgram[], around: Surroundings,
+): Stretch[] => {
   const needs = needsOf(programs)
   let reads = 0
-  for (const program of programs) eachExpression(program, (one) => { reads |= registersOf(one) })
+  let [read, written] = [0, 0] // by assembly
+  for (const program of programs) {
+    eachExpression(program, (one) => { reads |= registersOf(one) })
+    for (const one of program.assembled.values()) {
+      read |= one.reads & GPRS
+      written |= one.writes & GPRS
+    }
+  }
+  reads |= read
   assert((reads & ~live & ~RSP) === 0, 'what programs read is live')
-  let pushed = needs.special & live
+  assert(((read | written) & needs.special) === 0, 'assembly leaves alone what the code needs')
+  let pushed = (needs.special | written) & live
   if (live & FLAGS) pushed |= RAX & live
   for (;;) {
     try {
-      const attempt = new Compiler(new Values(live, pushed, needs, around), around.missed)
+      const attempt = new Compiler(new Values(live, pushed, { ...needs, read, written }, around), around.missed)
       attempt.run(programs)
-      attempt.flush(code)
-      return
+      return attempt.flush(code)
     } catch (error) {
       if (!(error instanceof NoRegister)) throw error
-      const candidates = ORDER.filter((r) => (live & ~pushed & (1 << r)) !== 0)
+      const candidates = ORDER.filter((r) => (live & ~pushed & ~read & ~written & (1 << r)) !== 0)
       const next = candidates.find((r) => (reads & (1 << r)) === 0) ?? candidates[0]
       assert(next !== undefined, 'an expression needs more values at once than there are registers')
       pushed |= 1 << next
@@ -104,8 +135,8 @@ class Compiler {
     this.#missed = missed
   }
 
-  flush(code: CodeBuffer): void {
-    this.values.writer.flush(code)
+  flush(code: CodeBuffer): Stretch[] {
+    return this.values.writer.flush(code)
   }
 
   run(programs: readonly PlaceProgram[]): void {
@@ -144,7 +175,7 @@ class Compiler {
         writer.place(otherwise)
         this.#statements(program, one.otherwise)
         writer.place(end)
-      } else assert(false, 'assembly is compiled elsewhere')
+      } else writer.raw(program.assembled.get(one)!.bytes)
     }
   }
 

@@ -26,6 +26,8 @@ export interface HookTable {
   readonly end: Uint32Array //       hook -> and where it ends
   readonly firstSlot: Uint32Array // hook -> the first of the counts that they keep for a point by itself
   readonly slotCount: Uint32Array // hook -> how many
+  readonly asmStart: Uint32Array //  hook -> first index into asm; asmStart[count] = asm.length
+  readonly asm: Uint32Array //       offsets of assembly that users wrote: start, end, start, end
 }
 
 /** Where the slots of aggregates are. */
@@ -73,7 +75,7 @@ export class HookWriter {
   readonly #number: (slot: number, number: number, site: number) => void
   readonly #columns = {
     site: new Column(), rva: new Column(), takes: new Column(), live: new Column(), start: new Column(), end: new Column(),
-    firstSlot: new Column(), slotCount: new Column(),
+    firstSlot: new Column(), slotCount: new Column(), asmStart: new Column(), asm: new Column(),
   }
 
   /**
@@ -102,10 +104,12 @@ export class HookWriter {
       return { ...program, bind: (one: Aggregate) => this.#bind(program, first, one) }
     })
     const rva = takes ? insns.target[insn]! : insns.rva[insn]!
-    compilePrograms(code, hook.live, programs, {
+    const stretches = compilePrograms(code, hook.live, programs, {
       task: this.#context.task, returnAddress: returnAddressAt(image, rva, tactic), missed: this.layout.missed,
     })
     const columns = this.#columns
+    columns.asmStart.push(columns.asm.length)
+    for (const offset of stretches.flat()) columns.asm.push(offset)
     columns.site.push(site)
     columns.rva.push(insns.rva[insn]!)
     columns.takes.push(takes)
@@ -125,10 +129,12 @@ export class HookWriter {
   }
 
   table(): HookTable {
-    const { site, rva, takes, live, start, end, firstSlot, slotCount } = this.#columns
+    const { site, rva, takes, live, start, end, firstSlot, slotCount, asmStart, asm } = this.#columns
+    asmStart.push(asm.length)
     return {
       count: site.length, site: site.values(), rva: rva.values(), takes: takes.values(), live: live.values(), start: start.values(),
       end: end.values(), firstSlot: firstSlot.values(), slotCount: slotCount.values(),
+      asmStart: asmStart.values(), asm: asm.values(),
     }
   }
 }

@@ -7,6 +7,7 @@ import { findStaying } from '../cfg/flows.js'
 import { reachable, type FunctionGraph } from '../cfg/function.js'
 import { END } from '../cfg/kinds.js'
 import { FLOW } from '../code/instructions.js'
+import { GPRS } from '../code/registers.js'
 import type { SecondDecoder } from '../code/second.js'
 import type { Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
@@ -17,6 +18,7 @@ import type { Point } from '../probe/points.js'
 import type { PointProgram } from '../probe/requests.js'
 import type { TaskLayout } from '../probe/task.js'
 import { eachExpression, eachPart, registersOf } from '../probe/trees.js'
+import { specialRegisters } from './compile.js'
 import { countFlows, deriveBlock, whyNoFlows, type CountKind } from './counts.js'
 import { Draft, LEVELS, LEVEL, type HookRun } from './draft.js'
 import { encodeDraft, type Encoded } from './encode.js'
@@ -74,6 +76,7 @@ class Planner {
   #run(of: number, fn: PlannedFunction, point: Point): void {
     const program = this.#programs[point.program]!
     if (program.task && this.#task === undefined) return this.#refuse(of, NONE, 'no-task')
+    if (program.clashes) return this.#refuse(of, NONE, 'asm-registers')
     const slot = program.counts.indexOf(point.aggregate)
     const key = this.#keyOf(point)
     for (const { rva, to, spots, refusal } of spotsOf(this.#ground, fn, point, program)) {
@@ -325,10 +328,16 @@ class Planner {
 interface Wanted extends Wants {
   readonly counts: readonly string[]
   readonly task: boolean
+  readonly clashes: boolean // assembly uses what the compiler needs
 }
 
 const wantedBy = (program: PointProgram): Wanted => {
   let registers = 0
+  let touched = 0
+  for (const { reads, writes } of program.assembled.values()) {
+    registers |= reads & GPRS
+    touched |= (reads | writes) & GPRS
+  }
   let [caller, task] = [false, false]
   eachExpression(program, (one) => {
     registers |= registersOf(one)
@@ -338,7 +347,7 @@ const wantedBy = (program: PointProgram): Wanted => {
       task ||= part.input === 'cpu' || part.input === 'pid' || part.input === 'tid'
     })
   })
-  return { registers, caller, task, counts: program.counts }
+  return { registers, caller, task, counts: program.counts, clashes: (touched & specialRegisters(program)) !== 0 }
 }
 
 const reachedBlocks = (graph: FunctionGraph): Uint8Array => reachable(graph, graph.entries)

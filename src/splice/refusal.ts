@@ -20,6 +20,7 @@ export const REFUSALS = {
   'no-springboard': 'too short for a jump, and no free bytes are near enough for a short one',
   'site-taken': 'the instruction is already spliced in another way by this plan',
   'no-place': 'no instruction runs exactly when it does, so that a program could run there',
+  'asm-registers': 'assembly uses a register that division, a variable shift, min or max of the same program need',
   'tail-call': 'one way out is a jump to another function, which makes the value that is returned',
   'no-return-address': 'the kernel\'s unwind data do not say where the return address is',
   // The instruction.

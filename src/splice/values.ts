@@ -25,6 +25,8 @@ export interface Surroundings {
 export interface Needs {
   readonly special: RegisterSet // that instructions want, and nothing else may lie in
   readonly ticks: boolean
+  readonly read: RegisterSet //    by assembly: it finds them as they are at the place
+  readonly written: RegisterSet // by assembly: what it leaves there is what reg() reads afterwards
 }
 
 /** In this order registers are taken: the first ones have the shortest instructions. */
@@ -74,8 +76,9 @@ export class Values {
     this.#needs = needs
     this.#around = around
     this.#pushed = ORDER.filter((r) => (pushed & (1 << r)) !== 0)
-    this.#flags = (live & FLAGS) === 0 ? 'dead' : needs.special & RAX ? 'stack' : 'register'
-    const taken = needs.special | (this.#flags === 'register' ? RAX : 0)
+    const others = needs.special | needs.read | needs.written
+    this.#flags = (live & FLAGS) === 0 ? 'dead' : others & RAX ? 'stack' : 'register'
+    const taken = others | (this.#flags === 'register' ? RAX : 0)
     this.#free = ORDER.filter((r) => ((pushed | ~live) & ~taken & (1 << r)) !== 0).reverse()
   }
 
@@ -88,6 +91,9 @@ export class Values {
     if (this.#flags === 'stack') {
       writer.push(REG.rax)
       this.#depth++
+      // Assembly finds it as it was.
+      const rax = this.#pushed.indexOf(REG.rax)
+      if ((this.#needs.read | this.#needs.written) & RAX && rax >= 0) writer.loadStack(REG.rax, 8 * (this.#depth - 1 - rax))
     }
     if (!this.#needs.ticks) return
     this.#ticks = this.take()
@@ -141,7 +147,9 @@ export class Values {
     const constant = constantOf(one)
     if (constant !== undefined) return { constant }
     switch (one.op) {
-      case 'register': return this.#original(one.register)
+      case 'register':
+        if (this.#needs.written & (1 << one.register)) return { register: one.register, owned: false }
+        return this.#original(one.register)
       case 'input': return this.#input(one.input)
       case 'unary': {
         if (one.operator === '!') return this.#bit(one)

@@ -19,6 +19,7 @@ import {
   type SlotValue, type Value,
 } from './abstract.js'
 import { Allowed, type Memory, type Operand, type Step } from './allowed.js'
+import { Foreign } from './foreign.js'
 import * as interval from './interval.js'
 import type { Interval } from './interval.js'
 import { Mistake } from './mistake.js'
@@ -36,6 +37,8 @@ export interface ProgramTerms {
   readonly slots: readonly SlotRange[]
   readonly task: TaskLayout | undefined // undefined: neither may be read
   readonly returnAddress: number //        bytes from %rsp at the start to the function's; -1: it may not be read
+  /** Assembly that users wrote, where more is allowed (foreign.ts): offsets in the code, start, end, start, end ... */
+  readonly asm?: Uint32Array
 }
 
 /** What is known of a program where it ends. */
@@ -77,12 +80,15 @@ class Interpreting {
   readonly #led = new Set<number>() //             jumps' targets that lie ahead
   #runsOn = true //                               whether the instruction before lets control on to this one
   #state: State | undefined = State.start() //    undefined: control does not come here from before
+  readonly #foreign: Foreign
+  #asm = 0 // index in terms.asm
   #fixup: number
   #at: number
 
-  constructor(tables: PatchTables, allowed: Allowed, fixup: number, start: number, end: number, terms: ProgramTerms) {
+  constructor(tables: PatchTables, allowed: Allowed, foreign: Foreign, fixup: number, start: number, end: number, terms: ProgramTerms) {
     this.#tables = tables
     this.#allowed = allowed
+    this.#foreign = foreign
     this.#terms = terms
     this.#fixup = fixup
     this.#at = start
@@ -95,7 +101,11 @@ class Interpreting {
     while (this.#at < this.#end) {
       const state = this.#arrive()
       if (++instructions > MAX_INSTRUCTIONS) throw new Mistake('too many instructions')
-      const step = this.#allowed.at(code, this.#at, this.#end)
+      if (this.#at === this.#asmStart) {
+        this.#passAsm(state)
+        continue
+      }
+      const step = this.#allowed.at(code, this.#at, Math.min(this.#end, this.#asmStart))
       const next = this.#at + step.length
       for (let inside = this.#at + 1; this.#led.size > 0 && inside < next; inside++) {
         if (this.#led.has(inside)) throw new Mistake('a jump leads into an instruction')
@@ -110,6 +120,31 @@ class Interpreting {
     const last = this.#arrive()
     if (last === undefined) throw new Mistake('control never comes to the end')
     return { last, fixup: this.#fixup, instructions }
+  }
+
+  /** Where the next stretch of assembly starts. */
+  get #asmStart(): number {
+    return this.#terms.asm?.[this.#asm] ?? Infinity
+  }
+
+  /** A whole stretch: nothing leads into it, and it leads nowhere but to its end. */
+  #passAsm(state: State | undefined): void {
+    const end = this.#terms.asm![this.#asm + 1]!
+    if (end <= this.#at || end > this.#end) throw new Mistake('a stretch of assembly is not in the program')
+    const { fixupCount, fixupOffset } = this.#tables
+    if (this.#fixup < fixupCount && fixupOffset[this.#fixup]! < end) throw new Mistake('a fixup in assembly')
+    for (const target of this.#led) if (target > this.#at && target < end) throw new Mistake('a jump leads into assembly')
+    while (this.#at < end) {
+      const { length, writes } = this.#foreign.at(this.#tables.code, this.#at, end)
+      if (state !== undefined) {
+        for (let r = 0; r < 16; r++) if (writes & (1 << r)) state.set(r, UNKNOWN)
+        state.changeFlags(writes & FLAGS)
+      }
+      this.#at += length
+    }
+    this.#runsOn = true
+    this.#state = state
+    this.#asm += 2
   }
 
   /** Where control may lead from an instruction, whatever the values are. */
@@ -458,7 +493,7 @@ class Interpreting {
 }
 
 /** Opinions -> what was asked of them. */
-const vocabularies = new WeakMap<Opinions, Allowed>()
+const vocabularies = new WeakMap<Opinions, { readonly allowed: Allowed; readonly foreign: Foreign }>()
 
 /**
  * What is known of code[start, end) at its end, if it does no harm on the way there.
@@ -473,9 +508,12 @@ export const interpretProgram = (
   const fieldEnd = (f: number): number => fixupOffset[f]! + (fixupKind[f] === FIXUP_KIND.slot64 ? 8 : 4)
   if (fixup > 0 && fieldEnd(fixup - 1) > start) throw new Mistake('a fixup reaches into the program')
   if (fixup < fixupCount && fixupOffset[fixup]! < start) throw new Mistake('a fixup before the program is left over')
-  let allowed = vocabularies.get(opinions)
-  if (allowed === undefined) vocabularies.set(opinions, (allowed = new Allowed(opinions)))
-  const interpreting = new Interpreting(tables, allowed, fixup, start, end, terms)
+  let vocabulary = vocabularies.get(opinions)
+  if (vocabulary === undefined) {
+    vocabulary = { allowed: new Allowed(opinions), foreign: new Foreign(opinions) }
+    vocabularies.set(opinions, vocabulary)
+  }
+  const interpreting = new Interpreting(tables, vocabulary.allowed, vocabulary.foreign, fixup, start, end, terms)
   try {
     return interpreting.run()
   } catch (error) {

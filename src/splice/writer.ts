@@ -28,7 +28,8 @@ export interface Label {
 }
 
 interface Bytes {
-  readonly bytes: readonly number[]
+  readonly bytes: ArrayLike<number> & Iterable<number>
+  readonly raw?: boolean // as somebody else wrote them
   /** A field of these bytes that is completed on the target. */
   readonly fixup?: { readonly at: number; readonly kind: number; readonly value: number }
 }
@@ -268,9 +269,18 @@ export class InstructionWriter {
     this.#items.push({ condition, label, long: false })
   }
 
-  /** Appends all that was written. Every label is placed by now, behind the jumps to it. */
-  flush(code: CodeBuffer): void {
+  /** Instructions that are given as bytes. */
+  raw(bytes: Uint8Array): void {
+    this.#items.push({ bytes, raw: true })
+  }
+
+  /**
+   * Appends all that was written. Every label is placed by now, behind the jumps to it.
+   * @returns offsets of what was given as bytes: where it starts, and where it ends
+   */
+  flush(code: CodeBuffer): [start: number, end: number][] {
     const items = this.#items
+    const raw: [number, number][] = []
     const start = new Uint32Array(items.length + 1) // item -> its offset
     const size = (item: Bytes | Jump): number =>
       'bytes' in item ? item.bytes.length : !item.long ? 2 : item.condition === undefined ? 5 : 6
@@ -292,6 +302,7 @@ export class InstructionWriter {
         const { bytes, fixup } = item
         const at = code.length
         for (const byte of bytes) code.byte(byte)
+        if (item.raw) raw.push([at, code.length])
         if (fixup !== undefined) code.fixup(at + fixup.at, fixup.kind, fixup.value, 0)
         return
       }
@@ -302,5 +313,6 @@ export class InstructionWriter {
       else code.emit(0x0f, 0x80 | condition, ...word(by))
     })
     items.length = 0
+    return raw
   }
 }

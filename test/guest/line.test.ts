@@ -18,7 +18,7 @@ import type { ManifestPoint, ManifestText } from '../../src/splice/manifest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const ROUNDS = 5 //     of the workload while both count
-const REPEATS = 50  //  of apply and remove under load
+const REPEATS = 15  //  of apply and remove under load; world.test.ts and the soak go on
 const FLIPS = 96 //     bundles with one wrong bit
 const MIN_FUNCTIONS = 30
 const MIN_SEVERAL = 5 // functions with several returns, and with tail calls

@@ -26,6 +26,7 @@ entry:vfs_read /${OURS}/ {
   @digit[arg2 % 10] = hist(arg2 / 3);
   if (arg2 > 65536) { @big = count(); @bigger[cpu] = max((int64) arg2 - 100000) } else { @small = count() }
 }
+entry:vfs_read /${OURS}/ { asm("mov r10, rdx; bswap r10; bswap r10; shr r10, 3"); @eighths = sum(reg("r10")) }
 entry:vfs_read /${OURS} && pid == tid/ { @leader = count() }
 entry:vfs_read /${OURS} && pid != tid/ { @threads = count() }
 return:vfs_read /retval >= ${LEAST} && retval < ${MOST}/ { @returned = hist(retval); @last = max(retval) }
@@ -127,6 +128,7 @@ for (const [turn, name] of KERNELS.entries()) {
     const buckets = (one: Json): { [bucket: string]: number } => Object.fromEntries((one['buckets'] as readonly Json[])
       .filter((bucket) => bucket['count'] !== '0').map((bucket) => [bucket['low'] ?? 'below', Number(bucket['count'])]))
     const sum = (seen: readonly Seen[]): number => seen.reduce((all, { n, times }) => all + n * times, 0)
+    t.equal(only('eighths')['sum'], `${entry.reduce((all, { n, times }) => all + Math.floor(n / 8) * times, 0)}`, 'what assembly made of it')
     const sizes = entry.map(({ n }) => n)
     t.same(buckets(only('size')), tally(entry, log2), 'hist')
     t.equal(only('sum')['sum'], `${sum(entry)}`, 'sum')
