@@ -268,6 +268,43 @@ t.test('an interval holds what comes of the numbers in others', (t) => {
   t.end()
 })
 
+// --- Assembly that users wrote (splice/foreign.ts) ---
+
+t.test('assembly that users wrote', (t) => {
+  const lines = readFileSync(join(ROOT, 'test/cases/foreign.txt'), 'utf8').trimEnd().split('\n').map((line) => line.split(' ==> '))
+  const [asm, object, binary] = ['foreign.s', 'foreign.o', 'foreign.bin'].map((name) => join(scratch, name)) as [string, string, string]
+  writeFileSync(asm, lines.map(([text], i) => `start_${i}: ${text}\n`).join('') + `start_${lines.length}:\n`)
+  execFileSync('as', ['--64', '-o', object, asm])
+  execFileSync('objcopy', ['-O', 'binary', '-j', '.text', object, binary])
+  const all = readFileSync(binary)
+  const labels = new Map(execFileSync('nm', [object], { encoding: 'utf8' }).trim().split('\n').map((line) => line.split(' '))
+    .map(([value, , name]) => [name, parseInt(value!, 16)]))
+  const verdict = (code: Uint8Array, asm: number[], fixups: readonly Fixup[] = []): string => {
+    try {
+      verifyProgram(tablesOf({ code, fixups }), opinions, 0, 0, code.length, { ...TERMS, asm: Uint32Array.from(asm) })
+      return 'ok'
+    } catch (error) {
+      if (!(error instanceof Mistake)) throw error
+      return error.message
+    }
+  }
+  lines.forEach(([text, expected], i) => {
+    const code = Uint8Array.from(all.subarray(labels.get(`start_${i}`), labels.get(`start_${i + 1}`)))
+    const got = verdict(code, [0, code.length])
+    t.ok(expected === 'ok' ? got === 'ok' : got.includes(expected!), `${text}: ${expected}`, { got })
+  })
+  const bswap = Uint8Array.of(0x48, 0x0f, 0xce)
+  t.match(verdict(bswap, []), /not on the list/, 'only where users wrote')
+  t.match(verdict(Uint8Array.of(...bswap, ...bswap), [0, 3]), /not on the list/, 'and not behind it')
+  t.match(verdict(Uint8Array.of(...bswap, ...bswap), [3, 6]), /not on the list/, 'nor before it')
+  t.match(verdict(bswap, [0, 2]), /not both decoders see/, 'half an instruction')
+  t.match(verdict(bswap, [0, 4]), /not in the program/, 'longer than the program')
+  t.match(verdict(Uint8Array.of(0x74, 1, 0x90, 0x90), [2, 4]), /leads into assembly/, 'a jump into it')
+  t.equal(verdict(Uint8Array.of(0x74, 2, 0x90, 0x90), [2, 4]), 'ok', 'a jump over it')
+  t.match(verdict(Uint8Array.of(0xb8, 0, 0, 0, 0), [0, 5], [{ offset: 1, kind: FIXUP_KIND.abs32, value: 0, trail: 0 }]), /a fixup in assembly/)
+  t.end()
+})
+
 // --- By the processor ---
 
 /** Programs that ran, all as claimed, or what went wrong. */

@@ -25,7 +25,8 @@ const FEATURES: ReadonlySet<number> = new Set([
 const NEVER: ReadonlySet<Mnemonic> = new Set([
   Mnemonic.Div, Mnemonic.Idiv, Mnemonic.Cpuid, Mnemonic.Xlatb, Mnemonic.In, Mnemonic.Out, Mnemonic.Wait, Mnemonic.Salc,
   Mnemonic.Cld, Mnemonic.Std, Mnemonic.Cli, Mnemonic.Sti, Mnemonic.Hlt, Mnemonic.Ud0, Mnemonic.Ud1, Mnemonic.Ud2,
-  Mnemonic.Push, Mnemonic.Pop, Mnemonic.Enter, Mnemonic.Leave,
+  Mnemonic.Push, Mnemonic.Pop, Mnemonic.Enter, Mnemonic.Leave, Mnemonic.Lsl, Mnemonic.Lar, Mnemonic.Str, Mnemonic.Sldt,
+  Mnemonic.Smsw, Mnemonic.Verr, Mnemonic.Verw,
 ])
 
 /** Bits of iced's RFlags that are status flags. */
