@@ -843,6 +843,8 @@ t.test('bundle: what is none', async (t) => {
   }
 })
 
+const AGGREGATE = { name: 'x', kind: 'avg', signed: 0, unit: 'number', keyKind: 'index', keys: 3, width: 2, first: 5, range: [] as string[] }
+
 t.test('bundle: manifests that are not as declared', async (t) => {
   type Loose = { [name: string]: unknown }
   /** The sample manifest with one place changed; undefined removes it. */
@@ -861,7 +863,7 @@ t.test('bundle: manifests that are not as declared', async (t) => {
     ['more points than there may be', 'counts.points', 2 ** 23 + 1, /counts\.points is no/],
     ['a missing field', 'columns.rva', undefined, /columns does not have the fields nameLengths/],
     ['an unknown field', 'more', 1, /fields schema, tool/],
-    ['another schema', 'schema', 'kerninst.manifest/1', /schema is not 'kerninst\.manifest\/2'/],
+    ['another schema', 'schema', 'kerninst.manifest/1', /schema is not 'kerninst\.manifest\/3'/],
     ['another tool', 'tool.name', 'x', /tool.name is not 'kerninst'/],
     ['a wrong build id', 'image.buildId', 'A0', /buildId is not/],
     ['a list that is a map', 'refusals', {}, /refusals is no list/],
@@ -902,7 +904,19 @@ t.test('bundle: manifests that are not as declared', async (t) => {
     ['too few terms', 'columns.termCount', writeNumbers([1, 1, 1, 0, 0]), /termCount leaves some/],
     ['terms of a refused point', 'columns.termCount', writeNumbers([1, 1, 1, 1, 0]), /termCount\[3\] is of a point that is refused/],
     ['a derived one that is refused', 'columns.derived', writeNumbers([0, 0, 0, 1, 0]), /termCount\[3\] is of a point that is refused/],
-    ['a point without terms', 'columns.termCount', writeNumbers([0, 3, 1, 0, 0]), /termCount\[0\] is zero/],
+    ['a slot for what is missed that is none', 'missed', 3, /missed is 3/],
+    ['an aggregate of no kind', 'aggregates', [{ ...AGGREGATE, kind: 'median' }], /kind is not 'count' or/],
+    ['without keys', 'aggregates', [{ ...AGGREGATE, keys: 0 }], /aggregates\[0\]\.keys is 0/],
+    ['with keys and no key', 'aggregates', [{ ...AGGREGATE, keyKind: 'none' }], /aggregates\[0\]\.keys is 3/],
+    ['too narrow', 'aggregates', [{ ...AGGREGATE, width: 1 }], /aggregates\[0\]\.width is 1/],
+    ['with a range', 'aggregates', [{ ...AGGREGATE, range: ['0', '4', '1'] }], /aggregates\[0\]\.range does not suit avg/],
+    ['without a range', 'aggregates', [{ ...AGGREGATE, kind: 'lhist' }], /aggregates\[0\]\.range does not suit lhist/],
+    ['of a range that is none', 'aggregates', [{ ...AGGREGATE, kind: 'lhist', range: ['0', '4', '3'] }], /aggregates\[0\]\.range is no range/],
+    ['of numbers that are none', 'aggregates', [{ ...AGGREGATE, kind: 'lhist', range: ['0', '4', 'x'] }], /range\[2\] is not a number/],
+    ['over counters', 'aggregates', [{ ...AGGREGATE, first: 3 }], /aggregates\[0\]\.first is 3/],
+    ['over each other', 'aggregates', [AGGREGATE, AGGREGATE], /aggregates\[1\]\.first is 5/],
+    ['in two pieces of the heap', 'aggregates', [{ ...AGGREGATE, first: 4091 }], /aggregates\[0\]\.first is 4091/],
+    ['slots that the payload has not', 'aggregates', [AGGREGATE], /slots and/],
     ['a served point nowhere', 'columns.rva', writeNumbers([0, 1, 1, 1, 0], DELTA), /rva\[0\] is missing/],
     ['a slot too far', 'columns.term', writeNumbers([0, 2, 6, 8], DELTA), /term\[3\] is 8, not below 8/],
     ['no such tactic', 'columns.siteTactic', writeNumbers([0, 1, 3, 0]), /siteTactic\[2\] is 3, not below 3/],

@@ -13,6 +13,7 @@ export interface Thread {
   readonly pid: bigint
   readonly tid: bigint
   readonly caller: bigint
+  readonly ticks?: bigint
 }
 
 const ARGUMENTS = ['rdi', 'rsi', 'rdx', 'rcx', 'r8', 'r9']
@@ -47,7 +48,7 @@ export const evaluate = (one: Expression, thread: Thread): bigint => {
       if (one.input === 'retval') return thread.register('rax')
       const argument = /^arg(\d)$/.exec(one.input)
       if (argument !== null) return thread.register(ARGUMENTS[Number(argument[1])]!)
-      return thread[one.input as 'cpu' | 'pid' | 'tid' | 'caller']
+      return thread[one.input as 'cpu' | 'pid' | 'tid' | 'caller' | 'ticks']!
     }
     case 'unary': {
       const a = of(one.a)

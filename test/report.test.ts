@@ -255,6 +255,8 @@ t.test('json', async (t) => {
         parts: [{ at: 'vfs_read+0xd', count: '1004', perCpu: ['2', '1002'] }],
       },
     ],
+    aggregates: [],
+    missed: '0',
     refusals: REFUSED,
   })
   t.equal(reportJson(numbers).split('\n').length, 2, 'one line')
@@ -417,7 +419,7 @@ t.test('show', async (t) => {
   const { points, refusals, sites, ...rest } = shown.manifest
   t.same({ ...shown, manifest: rest }, {
     schema: 'kerninst.show/1',
-    manifest: { tool, image, programs, slots: 4, text: bytes },
+    manifest: { tool, image, programs, aggregates: [], slots: 4, text: bytes },
     payload: { bytes: bundle.payload.length, sites: 4, slots: 4, codeBytes: 100, fixups: 5, forms: 2 },
     signed: false,
   })

@@ -6,7 +6,8 @@
 import type { Bundle } from '../bundle/bundle.js'
 import { Lister, Patches } from '../splice/describe.js'
 import {
-  placeName, pointText, pointsWhere, refusalText, summarize, type ManifestPoint, type ManifestRefusal, type ManifestSite,
+  placeName, pointText, pointsWhere, refusalText, summarize, type ManifestAggregate, type ManifestPoint, type ManifestRefusal,
+  type ManifestSite,
 } from '../splice/manifest.js'
 import { jsonList, jsonText, printable } from './printable.js'
 
@@ -54,7 +55,7 @@ export function* showJson(bundle: Bundle): Generator<string, void> {
   yield* jsonList(refusalsOf(bundle))
   yield ',"sites":'
   yield* jsonList(sitesOf(bundle))
-  yield `,${jsonText({ slots: decoded.tables.slotCount, text }).slice(1)}`
+  yield `,${jsonText({ aggregates: manifest.aggregates, slots: decoded.tables.slotCount, text }).slice(1)}`
   yield `,${jsonText({ payload: sizes(bundle), signed: signature.length > 0 }).slice(1)}\n`
 }
 
@@ -70,6 +71,13 @@ const pointLines = (bundle: Bundle, point: ManifestPoint): string[] => {
       return `    ${sign}${printable(part.at)}: slot ${part.slot}${by}`
     }),
   ]
+}
+
+/** '@low: sum, 8 keys, slots 66 to 73'. */
+const aggregateLine = ({ name, kind, keyKind, keys, width, first }: ManifestAggregate): string => {
+  const of = keyKind === 'none' ? '' : keyKind === 'cpu' ? ', by CPU' : `, ${keys} keys`
+  const last = first + keys * width - 1
+  return `  @${printable(name)}: ${kind}${of}, slot${last > first ? `s ${first} to ${last}` : ` ${first}`}`
 }
 
 const siteLines = (site: ManifestSite, index: number): string[] => [
@@ -98,6 +106,7 @@ function* textLines(bundle: Bundle): Generator<string, void> {
     `points (${served})`,
   ]
   for (const point of pointsOf(bundle)) yield* pointLines(bundle, point)
+  if (manifest.aggregates.length > 0) yield* ['', `aggregates (${manifest.aggregates.length})`, ...manifest.aggregates.map(aggregateLine)]
   yield* ['', `patches (${sites})`]
   let index = 0
   for (const site of sitesOf(bundle)) yield* siteLines(site, index++)
