@@ -1,5 +1,6 @@
 // The report as CSV (RFC 4180, with a header line): one row a point. In: the numbers. Out: text, in pieces. Invariant:
 // every field is quoted where it must be, and none starts with a character that spreadsheets take for a formula.
+// Left out: aggregates, which are not numbers of points.
 
 import type { ReportNumbers } from './numbers.js'
 import { printable } from './printable.js'
