@@ -21,9 +21,10 @@
 #include "compat.h"
 #include "kerninst.h"
 
-#define CHUNK_BYTES	PCPU_MIN_UNIT_SIZE
+#define CHUNK_SLOTS	KERNINST_PIECE_SLOTS
+#define CHUNK_BYTES	(CHUNK_SLOTS * sizeof(u64))
 #define CHUNK_PAGES	(CHUNK_BYTES / PAGE_SIZE)
-#define CHUNK_SLOTS	(CHUNK_BYTES / sizeof(u64))
+static_assert(CHUNK_BYTES <= PCPU_MIN_UNIT_SIZE);
 
 #define HEAD_PAGES	1
 

@@ -18,6 +18,7 @@ import { checkPair, keygen, parseKey, readCertificateDer, readKey } from '../src
 import * as layout from '../src/bundle/layout.js'
 import { pack as packColumn, writeNumbers } from '../src/bundle/columns.js'
 import { decodeManifest, encodeManifest, manifestSha256 } from '../src/bundle/manifest.js'
+import { PIECE_SLOTS } from '../src/probe/aggregates.js'
 import { pointText, refusalText, summarize, type Manifest } from '../src/splice/manifest.js'
 import { decode, encode } from '../src/bundle/msgpack.js'
 import type { Packable } from '../src/bundle/msgpack.js'
@@ -124,7 +125,7 @@ t.test('layout.ts and the header name the same fields, offsets, sizes and consta
   add('', layout.REASON, (name) => (name === 'ok' ? 'OK' : `E_${upper(name)}`))
   add('', layout.REQUEST_FLAG, upper)
   add('TRUST_', layout.TRUST, upper)
-  add('', { VERSION: layout.VERSION, NONE: OWN_NONE, DIRECTORY_PFNS: layout.LENGTH.directoryPfns })
+  add('', { VERSION: layout.VERSION, NONE: OWN_NONE, DIRECTORY_PFNS: layout.LENGTH.directoryPfns, PIECE_SLOTS })
   ours.set('PAYLOAD_MAGIC', layout.PAYLOAD_MAGIC)
   ours.set('HEAP_MAGIC', layout.HEAP_MAGIC)
   ours.set('DUMP_MAGIC', layout.DUMP_MAGIC)

@@ -127,7 +127,9 @@
  *
  * The *counter heap* is per CPU and made of u64 slots. Mapped read-only from
  * the device it is: one page with struct kerninst_heap, then for each CPU an
- * area of cpu_stride bytes, in which slot s is the u64 at 8*s. It is alive
+ * area of cpu_stride bytes, in which slot s is the u64 at 8*s. The per-CPU
+ * pointers of KERNINST_PIECE_SLOTS slots, from a multiple of that on, follow
+ * each other in steps of 8; code may reach all of them from one. It is alive
  * from apply until the next apply or the unloading of the module; remove
  * leaves it readable. KERNINST_IOC_SNAPSHOT copies it, all counters at one
  * moment, for this open file: what is mapped from the file afterwards is the
@@ -161,6 +163,8 @@
 #define KERNINST_MAX_FIXUPS	(8u << 20)
 #define KERNINST_MAX_CODE	(64u << 20)	/* the module's patch area may be smaller */
 #define KERNINST_MAX_SLOTS	(1u << 20)
+
+#define KERNINST_PIECE_SLOTS	4096u
 
 #define KERNINST_NONE		0xffffffffu
 
