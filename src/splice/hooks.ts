@@ -3,6 +3,7 @@
 // Slots are numbered so: the counters of the plan, the counts that programs keep for single points, in the order of their
 // code; then one that counts what could not be recorded, and the aggregates.
 
+import { EXIT, KerninstError } from '../error.js'
 import type { Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { Aggregates, isPointCount, PIECE_SLOTS } from '../probe/aggregates.js'
@@ -67,6 +68,9 @@ export const returnAddressAt = (image: Image, rva: Rva, tactic: number): number 
   return offset < 0 || tactic !== TACTIC.retargetCall ? offset : offset + 8
 }
 
+/** All programs of one hook together; the verifier takes no more than twice that. */
+const MAX_BYTES = 30_000
+
 export class HookWriter {
   readonly layout: SlotLayout
   readonly #draft: Draft
@@ -90,7 +94,10 @@ export class HookWriter {
     this.layout = layOutSlots(draft.slotInsn.length, context)
   }
 
-  /** Appends the code of the hook at an instruction, if there is one. */
+  /**
+   * Appends the code of the hook at an instruction, if there is one.
+   * @throws KerninstError (65) where it is too much
+   */
   write(code: CodeBuffer, insn: number, takes: number, site: number, tactic: number): void {
     const hook = this.#draft.hookAt(insn, takes)
     if (hook === undefined) return
@@ -107,6 +114,10 @@ export class HookWriter {
     const stretches = compilePrograms(code, hook.live, programs, {
       task: this.#context.task, returnAddress: returnAddressAt(image, rva, tactic), missed: this.layout.missed,
     })
+    if (code.length - start > MAX_BYTES) {
+      throw new KerninstError(EXIT.data,
+        `the programs at one place come to ${code.length - start} bytes of code, more than ${MAX_BYTES}: let there be fewer, or simpler ones`)
+    }
     const columns = this.#columns
     columns.asmStart.push(columns.asm.length)
     for (const offset of stretches.flat()) columns.asm.push(offset)
