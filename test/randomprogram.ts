@@ -48,12 +48,29 @@ const randomKey = (random: Lottery, value: () => string): string => {
   }
 }
 
-/** A program of one to three probes at one kind of point. */
-export const randomProgram = (random: Lottery): string => {
+/** Where a program is to run, and what it may read there. */
+export interface Setting {
+  readonly point: string
+  readonly inputs: readonly string[]
+  readonly assembly: boolean
+  /** Part of every predicate. */
+  readonly predicate?: string
+  /** Begins the names of aggregates. */
+  readonly prefix?: string
+}
+
+/** Any setting of a process that is all ours. */
+const anySetting = (random: Lottery): Setting => {
   const entry = random(2) === 0
   const registers = REGISTER_NAMES.map((name) => `reg("${name}")`).filter((name) => name !== 'reg("rsp")')
   const inputs = [...entry ? ['arg0', 'arg1', 'arg2', 'arg3', 'arg4', 'arg5'] : ['retval', 'retval', 'retval'],
     'cpu', 'pid', 'tid', 'caller', ...Array.from({ length: 5 }, () => pick(random, registers))]
+  return { point: entry ? 'entry:f' : 'return:f', inputs, assembly: true }
+}
+
+/** A program of one to three probes at one kind of point. */
+export const randomProgram = (random: Lottery, setting: Setting = anySetting(random)): string => {
+  const { point, inputs, predicate = '', prefix = '' } = setting
   const value = (): string => randomExpression(random, inputs, random(5))
   const aggregate = (name: string): string => {
     const key = random(3) === 0 ? `[${randomKey(random, value)}]` : ''
@@ -79,13 +96,14 @@ export const randomProgram = (random: Lottery): string => {
       if (assembly && random(3) === 0) statements.push(`asm("${pick(random, Object.keys(ASSEMBLY))}")`)
       statements.push(depth > 0 && random(4) === 0
         ? `if (${value()}) { ${body(depth - 1)} }${random(2) === 0 ? ` else { ${body(depth - 1)} }` : ''}`
-        : aggregate(`n${names++}`))
+        : aggregate(`${prefix}n${names++}`))
     }
     return statements.join('; ')
   }
   const probes = Array.from({ length: 1 + random(3) }, () => {
-    assembly = random(5) === 0
-    return `${entry ? 'entry' : 'return'}:f ${random(2) === 0 ? `/${value()}/ ` : ''}{ ${body(2)} }`
+    assembly = setting.assembly && random(5) === 0
+    const conditions = [...predicate === '' ? [] : [predicate], ...random(2) === 0 ? [value()] : []]
+    return `${point} ${conditions.length > 0 ? `/${conditions.join(' && ')}/ ` : ''}{ ${body(2)} }`
   })
   return probes.join('\n')
 }

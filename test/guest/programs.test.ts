@@ -1,11 +1,23 @@
-// Programs in a running kernel: predicates, keys and every aggregate, over reads and sends of sizes that nobody else uses
-// (sizes.c). The outside judge is the kernel: its own histogram triggers on kprobe events note every size, on which CPU, and
-// what was returned, while our programs run; from these counts the test computes what each aggregate must be, exactly.
+// Programs in a running kernel.
+// - Predicates, keys and every aggregate, over reads and sends of sizes that nobody else uses (sizes.c). The outside judge is
+//   the kernel: its own histogram triggers on kprobe events note every size, on which CPU, and what was returned, while our
+//   programs run; from these counts the test computes what each aggregate must be, exactly.
+// - Random programs, all at one place, over calls with random arguments (args.c): every slot must be what the interpreter
+//   (interpreter.ts) makes of the same arguments.
 
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
+import { readBundle } from '../../src/bundle/bundle.js'
+import { readDump } from '../../src/dump/dump.js'
+import { KerninstError } from '../../src/error.js'
+import { parseProgram } from '../../src/probe/program.js'
+import { readRequests } from '../../src/probe/requests.js'
+import { aggregateOf, isCounted, pointsWhere } from '../../src/splice/manifest.js'
+import { interpret, type Slots } from '../interpreter.js'
+import { lottery, seed, seedNote, type Lottery } from '../lottery.js'
+import { randomProgram } from '../randomprogram.js'
 import { buildInjector, buildModule, kernel, keygen, mustKerninst, plan, program } from './artefacts.js'
 import { runGuest } from './guest.js'
 
@@ -84,6 +96,122 @@ const tally = (seen: readonly Seen[], bucket: (n: number) => string): { [bucket:
 }
 
 const log2 = (n: number): string => `${2 ** Math.floor(Math.log2(n))}`
+
+// ---- random programs
+
+const RANDOM_PROGRAMS = 45
+const RANDOM_CALLS = 3000
+const MARK = 0x5a5a5an << 40n // args.c
+const WORDS = 2n ** 64n
+
+/** The arguments of so many calls, as args.c makes them. */
+function* argumentsOf(from: number, calls: number): Generator<bigint[], void> {
+  let state = BigInt(from)
+  const word = (): bigint => {
+    state ^= (state << 13n) % WORDS
+    state ^= state >> 7n
+    state ^= (state << 17n) % WORDS
+    const rest = state >> 8n
+    switch (Number(state & 7n)) {
+      case 0: return rest % 10n
+      case 1: return (WORDS - rest % 10n) % WORDS
+      case 2: return 1n << (rest & 63n)
+      case 3: return rest % 100_000n
+      case 4: return state >> (rest & 63n)
+      default: return state
+    }
+  }
+  for (let i = 0; i < calls; i++) {
+    const [a, b, c, d] = [word(), word(), word(), word() & ~0x20n]
+    yield [a, b, c, d, MARK | 0x70000000n | (word() & 0xffffffn), (word() & ~0xfffn) >> 12n]
+  }
+}
+
+/** Programs that are read and compiled, each with names of its own. */
+const drawPrograms = (random: Lottery): string[] => {
+  const setting = {
+    point: 'entry:ksys_mmap_pgoff', inputs: ['arg0', 'arg1', 'arg2', 'arg3', 'arg4', 'arg5', 'cpu'], assembly: false,
+    predicate: `arg4 >> 40 == ${MARK >> 40n}`,
+  }
+  const texts: string[] = []
+  while (texts.length < RANDOM_PROGRAMS) {
+    const text = randomProgram(random, { ...setting, prefix: `p${texts.length}` })
+    try {
+      readRequests([{ text, source: '-e' }])
+      texts.push(text)
+    } catch (error) {
+      if (!(error instanceof KerninstError)) throw error
+    }
+  }
+  return texts
+}
+
+const RANDOM_SCRIPT = (from: number): string => `
+insmod /kerninst.ko || exit 3
+args ${from} 10 || exit 5
+kerninst-inject apply /bundle || exit 4
+args ${from} ${RANDOM_CALLS} || exit 5
+kerninst-inject remove || exit 7
+kerninst-inject dump -o /out/dump || exit 8
+dmesg | grep -E 'WARNING:|BUG:|Oops:|stall|lockup|general protection|Call Trace:' && exit 10
+exit 0
+`
+
+for (const name of KERNELS) {
+  t.test(`${name}: random programs`, { timeout: 0 }, async (t) => {
+    t.comment(seedNote)
+    const random = lottery(seed)
+    const target = kernel(name)
+    const texts = drawPrograms(random)
+    const bundle = join(scratch, `${name}.random`)
+    plan(target, texts, key, bundle)
+    const from = 1 + random(2 ** 31)
+    const result = await runGuest({
+      vmlinuz: target.vmlinuz,
+      files: [
+        { path: 'kerninst.ko', from: buildModule(target, key.cert, scratch) },
+        { path: 'bundle', from: bundle },
+        ...[...tools, program('test/guest/args.c', join(scratch, 'bin'))].map((path) => ({ path: `bin/${basename(path)}`, from: path, executable: true })),
+      ],
+      script: RANDOM_SCRIPT(from),
+      seconds: GUEST_SECONDS,
+    })
+    t.equal(result.exit, 0, result.lines.slice(-6).join(' | '))
+    if (result.exit !== 0) return
+    const path = join(scratch, `${name}.random.dump`)
+    writeFileSync(path, result.files.get('dump')!)
+    const dump = readDump(path)
+    const { manifest } = readBundle(readFileSync(bundle))
+
+    const firstSlot = new Map<string, { first: number; width: number }>()
+    for (const { name: aggregate, first, keyKind, width } of manifest.aggregates) firstSlot.set(aggregate, { first, width: keyKind === 'index' ? width : 0 })
+    for (const p of pointsWhere(manifest, true)) {
+      if (isCounted(manifest, p)) firstSlot.set(aggregateOf(manifest, p), { first: manifest.points.term[manifest.points.termStart[p]!]! >>> 1, width: 0 })
+    }
+    const probes = texts.flatMap((text) => parseProgram(text, '-e'))
+    const slots: Slots = new Map()
+    const names = ['rdi', 'rsi', 'rdx', 'rcx', 'r8', 'r9']
+    for (const values of argumentsOf(from, RANDOM_CALLS)) {
+      const thread = { register: (register: string) => values[names.indexOf(register)]!, cpu: 0n, pid: 0n, tid: 0n, caller: 0n }
+      for (const probe of probes) {
+        interpret(probe, thread, slots, (one, slotKey) => {
+          const { first, width } = firstSlot.get(one.name)!
+          return first + Number(slotKey) * width
+        })
+      }
+    }
+    const wrong: string[] = []
+    for (let slot = 0; slot < dump.slotCount; slot++) {
+      const expected = slots.get(slot) ?? 0n
+      if (dump.count(0, slot) !== expected || dump.count(1, slot) !== 0n) wrong.push(`slot ${slot}: ${dump.count(0, slot)}, ${dump.count(1, slot)}, not ${expected}`)
+    }
+    t.comment(`${probes.length} probes, ${RANDOM_CALLS} calls, ${slots.size} slots in use`)
+    t.ok(slots.size > RANDOM_PROGRAMS, 'they have collected something')
+    t.same(wrong.slice(0, 10), [], texts.join('\n'))
+  })
+}
+
+// ---- predicates, keys, aggregates
 
 for (const [turn, name] of KERNELS.entries()) {
   t.test(name, { timeout: 0 }, async (t) => {
