@@ -16,7 +16,7 @@ import { Assembler, type Assembled } from '../src/probe/assembly.js'
 import { parseProgram, type Aggregate, type Probe, type Statement } from '../src/probe/program.js'
 import { CodeBuffer } from '../src/splice/code.js'
 import { valuesAllowed } from '../src/probe/requests.js'
-import { eachExpression, registersNeeded, registersOf } from '../src/probe/trees.js'
+import { eachExpression, eachStatement, registersNeeded, registersOf } from '../src/probe/trees.js'
 import { compilePrograms, specialRegisters } from '../src/splice/compile.js'
 import { Opinions } from '../src/splice/opinion.js'
 import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
@@ -64,19 +64,12 @@ const assembler = await Assembler.load()
 
 const assembleAll = ({ body }: Probe): Map<Statement, Assembled> => {
   const assembled = new Map<Statement, Assembled>()
-  const each = (statements: readonly Statement[]): void => {
-    for (const one of statements) {
-      if (one.op === 'if') {
-        each(one.then)
-        each(one.otherwise)
-      } else if (one.op === 'asm') {
-        const result = assembler.assemble(one.text)
-        if (typeof result === 'string') throw new Error(`${one.text}: ${result}`)
-        assembled.set(one, result)
-      }
-    }
-  }
-  each(body)
+  eachStatement(body, (one) => {
+    if (one.op !== 'asm') return
+    const result = assembler.assemble(one.text)
+    if (typeof result === 'string') throw new Error(`${one.text}: ${result}`)
+    assembled.set(one, result)
+  })
   return assembled
 }
 

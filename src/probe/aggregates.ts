@@ -12,9 +12,10 @@
 //   lhist        below the lowest; each step; from the highest on
 
 import type { Expression } from './expression.js'
-import type { Aggregate, AggregateKind, Probe, Statement } from './program.js'
+import type { Aggregate, AggregateKind, Probe } from './program.js'
 import { rangeOf } from './range.js'
 import { Scanner } from './scanner.js'
+import { eachStatement } from './trees.js'
 
 /** A piece of the counter heap whose slots lie side by side (KERNINST_PIECE_SLOTS); an aggregate lies in one. */
 export const PIECE_SLOTS = 4096
@@ -102,16 +103,11 @@ export class Aggregates {
    */
   learn(probes: readonly Probe[], text: string, source: string): void {
     const scanner = new Scanner(text, source)
-    const each = (body: readonly Statement[]): void => {
-      for (const one of body) {
+    for (const { body } of probes) {
+      eachStatement(body, (one) => {
         if (one.op === 'aggregate') this.#learn(scanner, one)
-        else if (one.op === 'if') {
-          each(one.then)
-          each(one.otherwise)
-        }
-      }
+      })
     }
-    for (const { body } of probes) each(body)
   }
 
   #learn(scanner: Scanner, one: Aggregate): void {

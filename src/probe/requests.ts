@@ -11,7 +11,7 @@ import type { Assembled } from './assembly.js'
 import type { Expression } from './expression.js'
 import { parseProgram, type PointKind, type Probe, type Statement } from './program.js'
 import { Scanner } from './scanner.js'
-import { eachExpression, eachPart, registersNeeded } from './trees.js'
+import { eachExpression, eachPart, eachStatement, registersNeeded } from './trees.js'
 
 /** A point, and what is counted there. */
 export interface Request {
@@ -67,39 +67,25 @@ export const valuesAllowed = (assembled: Iterable<Assembled>): number => {
 const namesIn = (body: readonly Statement[]): { counts: string[]; other: string | undefined } => {
   const counts = new Set<string>()
   let other: string | undefined
-  const each = (statements: readonly Statement[]): void => {
-    for (const one of statements) {
-      if (one.op === 'if') {
-        each(one.then)
-        each(one.otherwise)
-      } else if (one.op === 'aggregate') {
-        if (isPointCount(one)) counts.add(one.name)
-        else other ??= one.name
-      }
-    }
-  }
-  each(body)
+  eachStatement(body, (one) => {
+    if (one.op !== 'aggregate') return
+    if (isPointCount(one)) counts.add(one.name)
+    else other ??= one.name
+  })
   return { counts: [...counts], other }
 }
 
 /** Assembles the asm statements of a probe. */
 const assembleAll = (scanner: Scanner, probe: Probe, assemble: Assemble): Map<Statement, Assembled> => {
   const assembled = new Map<Statement, Assembled>()
-  const each = (body: readonly Statement[]): void => {
-    for (const one of body) {
-      if (one.op === 'if') {
-        each(one.then)
-        each(one.otherwise)
-      } else if (one.op === 'asm') {
-        const result = assemble(one.text)
-        if (typeof result === 'string') return scanner.fail(`asm: ${result}`, one.at)
-        // Whatever ran before in the same probe has changed them.
-        if (result.reads & FLAGS) scanner.fail('asm: it reads flags that it has not set', one.at)
-        assembled.set(one, result)
-      }
-    }
-  }
-  each(probe.body)
+  eachStatement(probe.body, (one) => {
+    if (one.op !== 'asm') return
+    const result = assemble(one.text)
+    if (typeof result === 'string') return scanner.fail(`asm: ${result}`, one.at)
+    // Whatever ran before in the same probe has changed them.
+    if (result.reads & FLAGS) scanner.fail('asm: it reads flags that it has not set', one.at)
+    assembled.set(one, result)
+  })
   return assembled
 }
 

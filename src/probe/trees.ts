@@ -19,22 +19,25 @@ export const registersOf = (one: Expression): RegisterSet => {
   }
 }
 
+/** Calls back with every statement, those in ifs included. */
+export const eachStatement = (body: readonly Statement[], see: (one: Statement) => void): void => {
+  for (const one of body) {
+    see(one)
+    if (one.op !== 'if') continue
+    eachStatement(one.then, see)
+    eachStatement(one.otherwise, see)
+  }
+}
+
 /** Calls back with every expression of a program. */
 export const eachExpression = ({ predicate, body }: Pick<Probe, 'predicate' | 'body'>, see: (one: Expression) => void): void => {
   if (predicate !== undefined) see(predicate)
-  const each = (statements: readonly Statement[]): void => {
-    for (const one of statements) {
-      if (one.op === 'aggregate') {
-        if (one.key !== undefined) see(one.key)
-        if (one.value !== undefined) see(one.value)
-      } else if (one.op === 'if') {
-        see(one.test)
-        each(one.then)
-        each(one.otherwise)
-      }
-    }
-  }
-  each(body)
+  eachStatement(body, (one) => {
+    if (one.op === 'if') see(one.test)
+    if (one.op !== 'aggregate') return
+    if (one.key !== undefined) see(one.key)
+    if (one.value !== undefined) see(one.value)
+  })
 }
 
 /** Every part of an expression, itself included. */

@@ -15,7 +15,7 @@ import { isConstant, type Expression } from '../probe/expression.js'
 import type { Assembled } from '../probe/assembly.js'
 import type { Aggregate, Statement } from '../probe/program.js'
 import { rangeOf } from '../probe/range.js'
-import { eachExpression, eachPart, registersOf, same } from '../probe/trees.js'
+import { eachExpression, eachPart, eachStatement, registersOf, same } from '../probe/trees.js'
 import type { CodeBuffer } from './code.js'
 import { isEasyDivisor, log2, NoRegister, ORDER, Values, type Needs, type Surroundings, type Value } from './values.js'
 import { ALU, CONDITION, REG, SHIFT, type Register } from './writer.js'
@@ -52,20 +52,13 @@ const needsOf = (programs: readonly Pick<PlaceProgram, 'predicate' | 'body'>[]):
     if ((one.operator === '<<' || one.operator === '>>') && b === undefined) needs.special |= RCX
     if ((one.operator === '/' || one.operator === '%') && !(b !== undefined && isEasyDivisor(one, b))) needs.special |= RAX | RDX
   }
-  const statements = (body: readonly Statement[]): void => {
-    for (const one of body) {
-      if (one.op === 'if') {
-        statements(one.then)
-        statements(one.otherwise)
-      } else if (one.op === 'aggregate') {
-        if (one.kind === 'min' || one.kind === 'max') needs.special |= RAX
-        if (one.kind === 'lhist' && log2(one.range!.step) < 0) needs.special |= RAX | RDX
-      }
-    }
-  }
   for (const program of programs) {
     eachExpression(program, (one) => eachPart(one, part))
-    statements(program.body)
+    eachStatement(program.body, (one) => {
+      if (one.op !== 'aggregate') return
+      if (one.kind === 'min' || one.kind === 'max') needs.special |= RAX
+      if (one.kind === 'lhist' && log2(one.range!.step) < 0) needs.special |= RAX | RDX
+    })
   }
   return needs
 }
