@@ -13,6 +13,7 @@
 // Left out: tables of 32-bit offsets, as position-independent code has them; bounds that were checked in another block.
 
 import { Code, Decoder, DecoderOptions, Instruction, MemorySizeExt, Mnemonic, OpKind, Register } from '../code/iced.js'
+import { lowNumber } from '../code/gpr.js'
 import { effectWrites } from '../code/effects.js'
 import type { Instructions } from '../code/instructions.js'
 import { FLOW } from '../code/flow.js'
@@ -28,15 +29,6 @@ const ENTRY_BYTES = 8
 const MAX_STEPS = 24
 const GPRS = 16
 
-/** A general register of any width -> its number, or -1. High bytes (ah to bh) are -1 too. */
-const gprNumber = (register: Register): number => {
-  if (register >= Register.RAX && register <= Register.R15) return register - Register.RAX
-  if (register >= Register.EAX && register <= Register.R15D) return register - Register.EAX
-  if (register >= Register.AX && register <= Register.R15W) return register - Register.AX
-  if (register >= Register.AL && register <= Register.BL) return register - Register.AL
-  if (register >= Register.SPL && register <= Register.R15L) return register - Register.SPL + 4
-  return -1
-}
 /** Bits of a general register that is not a high byte. */
 const gprBits = (register: Register): number =>
   register >= Register.RAX ? 64 : register >= Register.EAX ? 32 : register >= Register.AX ? 16 : 8
@@ -87,7 +79,7 @@ class Slicer {
     if (insn.memoryBase !== Register.None || insn.memoryIndexScale !== ENTRY_BYTES || insn.memorySegment !== Register.DS) return undefined
     if (insn.memoryIndex < Register.RAX || insn.memoryIndex > Register.R15) return undefined
     const at = toRva(this.image.base, BigInt.asUintN(64, insn.memoryDisplacement))
-    return at === NONE ? undefined : { register: gprNumber(insn.memoryIndex), at }
+    return at === NONE ? undefined : { register: lowNumber(insn.memoryIndex), at }
   }
 
   /** The table that an indirect jump goes through, or undefined. */
@@ -99,7 +91,7 @@ class Slicer {
     if (insns.flow[jump] === FLOW.jump) through = this.thunks.get(insns.target[jump]!) ?? -1
     else {
       const insn = this.#decode(jump)
-      if (insn.op0Kind === OpKind.Register) through = gprNumber(insn.op0Register)
+      if (insn.op0Kind === OpKind.Register) through = lowNumber(insn.op0Register)
       else operand = this.#operand(insn)
     }
     for (let step = 0; operand === undefined; step++) {
@@ -108,7 +100,7 @@ class Slicer {
       if (insns.flow[i] !== FLOW.next || this.altered(i)) return undefined
       if (!(effectWrites[insns.effect[i]!]! & (1 << through))) continue
       const insn = this.#decode(i)
-      if (insn.code !== Code.Mov_r64_rm64 || insn.op1Kind !== OpKind.Memory || gprNumber(insn.op0Register) !== through) return undefined
+      if (insn.code !== Code.Mov_r64_rm64 || insn.op1Kind !== OpKind.Memory || lowNumber(insn.op0Register) !== through) return undefined
       operand = this.#operand(insn)
       if (operand === undefined) return undefined
     }
@@ -139,7 +131,7 @@ class Slicer {
           if (memoryOf(insn) === from) max = Math.min(max, limit)
           break
         }
-        if (insn.op0Kind !== OpKind.Register || gprNumber(insn.op0Register) !== register) break
+        if (insn.op0Kind !== OpKind.Register || lowNumber(insn.op0Register) !== register) break
         const width = gprBits(insn.op0Register)
         if (bits <= width) max = Math.min(max, limit)
         else if (width === 32) max32 = Math.min(max32, limit)
@@ -154,7 +146,7 @@ class Slicer {
         continue
       }
       if (!(effectWrites[insns.effect[i]!]! & (1 << register))) continue
-      if (insn.op0Kind !== OpKind.Register || gprNumber(insn.op0Register) !== register) break
+      if (insn.op0Kind !== OpKind.Register || lowNumber(insn.op0Register) !== register) break
       const width = gprBits(insn.op0Register)
       const size = ZERO_EXTENDS.get(insn.code)
       if (simple && width === 32) {
@@ -169,7 +161,7 @@ class Slicer {
         break
       } else if (insn.mnemonic !== Mnemonic.Mov || width < 32) break
       if (insn.op1Kind === OpKind.Register) {
-        register = gprNumber(insn.op1Register)
+        register = lowNumber(insn.op1Register)
         if (register < 0) break
       } else if (insn.op1Kind === OpKind.Memory) {
         from = memoryOf(insn)
@@ -186,7 +178,7 @@ const ZERO_EXTENDS = new Map<Code, number>([
 ])
 
 const gprSet = (register: Register): number => {
-  const number = gprNumber(register)
+  const number = lowNumber(register)
   return number < 0 ? 0 : 1 << number
 }
 

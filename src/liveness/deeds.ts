@@ -6,6 +6,7 @@
 import {
   Code, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 } from '../code/iced.js'
+import { fullNumber } from '../code/gpr.js'
 
 /** Every general register (bits 0-15, by number) and CF PF AF ZF SF OF (bits 16-21). */
 export const EVERYTHING = 0x3f_ffff
@@ -36,20 +37,6 @@ const FLAG_MAKERS = new Set<Mnemonic>([
 /** iced's flags OF 1, SF 2, ZF 4, AF 8, CF 16, PF 32 -> ours. */
 const FLAG_BITS = [21, 20, 19, 18, 16, 17]
 const statusSet = (bits: number): number => FLAG_BITS.reduce((set, bit, i) => (bits & (1 << i) ? set | (1 << bit) : set), 0)
-
-/** Of a register that iced names: the number of the general register that it is or is part of, or -1. */
-const FULL = (() => {
-  const numbers = new Int8Array(256).fill(-1)
-  const row = (first: Register, count: number, from = 0): void => {
-    for (let i = 0; i < count; i++) numbers[first + i] = from + i
-  }
-  row(Register.AL, 4)
-  row(Register.AH, 4)
-  row(Register.SPL, 4, 4)
-  row(Register.R8L, 8, 8)
-  for (const first of [Register.AX, Register.EAX, Register.RAX]) row(first, 16)
-  return numbers
-})()
 
 /** What one instruction does, by itself. */
 export interface Deed {
@@ -113,7 +100,7 @@ export class Deeds {
     let writes = statusSet(insn.rflagsModified)
     let kills = idle ? 0 : writes
     for (const used of info.usedRegisters()) {
-      const number = FULL[used.register]!
+      const number = fullNumber(used.register)
       if (number >= 0) {
         // A read of unknown kind is a read; only whole registers, written always, are overwritten.
         if (used.access === OpAccess.Write) kills |= used.register >= Register.EAX ? 1 << number : 0
@@ -125,7 +112,7 @@ export class Deeds {
     info.free()
     // x - x - carry: the same whatever x is.
     if (insn.mnemonic === Mnemonic.Sbb && insn.op0Kind === OpKind.Register && insn.op0Register === insn.op1Register) {
-      const whole = insn.op0Register >= Register.EAX ? 1 << FULL[insn.op0Register]! : 0
+      const whole = insn.op0Register >= Register.EAX ? 1 << fullNumber(insn.op0Register) : 0
       return { kind, reads: 1 << 16, kills: (kills | whole) & ~(1 << 16), writes, makesFlags }
     }
     return { kind, reads, kills: kills & ~reads, writes, makesFlags }

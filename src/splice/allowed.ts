@@ -5,6 +5,7 @@
 // Left out: what registers hold, and so whether an address is one that may be used. verify.ts asks that.
 
 import { Code, ConditionCode, Decoder, DecoderOptions, OpKind, Register, type Instruction } from '../code/iced.js'
+import { lowNumber } from '../code/gpr.js'
 import { LARGEST, type Bits } from './interval.js'
 import type { Opinions } from './opinion.js'
 import { Mistake } from './mistake.js'
@@ -114,18 +115,8 @@ const isRex = (byte: number): boolean => (byte & 0xf0) === 0x40
 /** Every legacy prefix: lock, repne, repe, segments, operand and address size. */
 const PREFIXES: ReadonlySet<number> = new Set([0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0x66, 0x67])
 
-/** A general register's number; AH and its like have none here. */
-const numberOf = (register: Register): number => {
-  if (register >= Register.RAX && register <= Register.R15) return register - Register.RAX
-  if (register >= Register.EAX && register <= Register.R15D) return register - Register.EAX
-  if (register >= Register.AX && register <= Register.R15W) return register - Register.AX
-  if (register >= Register.AL && register <= Register.BL) return register - Register.AL
-  if (register >= Register.SPL && register <= Register.R15L) return register - Register.SPL + 4
-  return -1
-}
-
 const readRegister = (register: Register): Operand => {
-  const number = numberOf(register)
+  const number = lowNumber(register)
   if (number < 0) throw new Mistake('an operand that is no low general register')
   if (number === RSP) throw new Mistake('%rsp is an operand')
   return { is: 'register', register: number }

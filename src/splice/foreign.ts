@@ -3,9 +3,9 @@
 // by properties, since users may write what no compiler of ours would. It shares no code with who assembles it.
 
 import {
-  CpuidFeature, Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-  type Instruction,
+  CpuidFeature, Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, type Instruction,
 } from '../code/iced.js'
+import { fullNumber } from '../code/gpr.js'
 import { AF, CF, OF, PF, SF, ZF, type RegisterSet } from '../code/registers.js'
 import { Mistake } from './mistake.js'
 import type { Opinions } from './opinion.js'
@@ -35,8 +35,6 @@ const STATUS_BITS = STATUS.reduce((set, [bit]) => set | bit, 0)
 
 const RSP_NUMBER = 4
 
-const isGeneral = (register: Register): boolean => register >= Register.AL && register <= Register.R15
-
 export class Foreign {
   readonly #opinions: Opinions
   readonly #factory = new InstructionInfoFactory()
@@ -63,8 +61,8 @@ export class Foreign {
       let writes: RegisterSet = 0
       for (const [bit, flag] of STATUS) if (insn.rflagsModified & bit) writes |= flag
       for (const used of registers) {
-        if (!isGeneral(used.register)) throw new Mistake('assembly with a register that is no general one')
         const number = fullNumber(used.register)
+        if (number < 0) throw new Mistake('assembly with a register that is no general one')
         if (number === RSP_NUMBER) throw new Mistake('assembly with the stack pointer')
         if (used.access !== OpAccess.Read && used.access !== OpAccess.CondRead && used.access !== OpAccess.None) writes |= 1 << number
       }
@@ -90,14 +88,4 @@ const whyNot = (insn: Instruction): string => {
     if (insn.mnemonic !== Mnemonic.Lea || insn.isIpRelMemoryOperand) return 'an operand in memory'
   }
   return ''
-}
-
-/** The number of the 64-bit register that one lies in. */
-const fullNumber = (register: Register): number => {
-  if (register >= Register.RAX) return register - Register.RAX
-  if (register >= Register.EAX) return register - Register.EAX
-  if (register >= Register.AX) return register - Register.AX
-  // al cl dl bl, then ah ch dh bh, then spl and on.
-  const byte = register - Register.AL
-  return byte < 4 ? byte : byte - 4
 }
