@@ -2,6 +2,9 @@
 
 import { isConstant, operandsSigned, type BinaryOperator, type Expression } from './expression.js'
 
+/** The highest bit: a number's sign. */
+export const SIGN = 1n << 63n
+
 export const unsigned = (value: bigint): bigint => BigInt.asUintN(64, value)
 export const signed = (value: bigint): bigint => BigInt.asIntN(64, value)
 

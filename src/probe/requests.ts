@@ -9,7 +9,7 @@ import { FLAGS, GPRS } from '../code/registers.js'
 import { Aggregates, isPointCount } from './aggregates.js'
 import type { Assembled } from './assembly.js'
 import type { Expression } from './expression.js'
-import { parseProgram, type PointKind, type Probe, type Statement } from './program.js'
+import { parseProgram, type Aggregate, type PointKind, type Probe, type Statement } from './program.js'
 import { Scanner } from './scanner.js'
 import { eachExpression, eachPart, eachStatement, registersNeeded } from './trees.js'
 
@@ -128,14 +128,12 @@ export const readRequests = (
     for (const probe of probes) {
       const assembled = assembleAll(scanner, probe, assemble)
       mustBeServed(scanner, probe, valuesAllowed(assembled.values()))
-      const plain = probe.predicate === undefined ? probe.body.filter((one) => one.op === 'aggregate' && isPointCount(one)) : []
-      const names = namesIn(plain).counts
-      if (names.length < plain.length) {
-        const again = plain.findIndex((one, i) => one.op === 'aggregate' && plain.some((other, k) => k < i && other.op === 'aggregate' && other.name === one.name))
-        const one = plain[again]!
-        if (one.op === 'aggregate') scanner.fail('an aggregate is given twice in one probe', one.at)
-      }
-      const body = probe.body.filter((one) => !plain.includes(one))
+      const isPlain = (one: Statement): one is Aggregate => probe.predicate === undefined && one.op === 'aggregate' && isPointCount(one)
+      const plain = probe.body.filter(isPlain)
+      const names = plain.map(({ name }) => name)
+      const again = plain.find(({ name }, i) => names.indexOf(name) < i)
+      if (again !== undefined) scanner.fail('an aggregate is given twice in one probe', again.at)
+      const body = probe.body.filter((one) => !isPlain(one))
       const { counts, other } = namesIn(body)
       const row = (aggregate: string, program: number): void => {
         for (const { kind, pattern, offset, line, column } of probe.points) {

@@ -3,6 +3,7 @@
 // A sum is that of the values modulo 2^64, as a signed number where the values have signs.
 
 import type { Dump } from '../dump/dump.js'
+import { SIGN } from '../probe/constant.js'
 import type { ManifestAggregate } from '../splice/manifest.js'
 
 /** Values from `low` on, below `high`; undefined: there is no end. */
@@ -27,8 +28,6 @@ export interface AggregateNumbers extends Pick<ManifestAggregate, 'name' | 'kind
   readonly keys: readonly KeyNumbers[]
 }
 
-const SIGN = 1n << 63n
-
 /** The values of a histogram's bucket. */
 const bucketAt = ({ kind, signed, range, width }: ManifestAggregate, b: number): Omit<Bucket, 'count'> => {
   if (kind === 'hist') {
@@ -51,7 +50,7 @@ const bucketsOf = (one: ManifestAggregate, at: (slot: number) => bigint): Bucket
   return buckets.slice(first, buckets.findLastIndex(({ count }) => count > 0n) + 1)
 }
 
-const total = (counts: readonly bigint[]): bigint => counts.reduce((sum, count) => sum + count, 0n)
+export const total = (counts: readonly bigint[]): bigint => counts.reduce((sum, count) => sum + count, 0n)
 
 /** What one key has seen on some CPUs; undefined: nothing. */
 const keyNumbers = (one: ManifestAggregate, dump: Dump, cpus: readonly number[], key: number, first: number): KeyNumbers | undefined => {

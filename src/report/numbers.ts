@@ -13,7 +13,7 @@ import {
   aggregateOf, isCounted, placeName, pointName, pointPlace, pointText, pointsWhere, refusalText, summarize, type Manifest, type ManifestPart,
   type ManifestRefusal, type Summary,
 } from '../splice/manifest.js'
-import { aggregateNumbers, type AggregateNumbers } from './aggregates.js'
+import { aggregateNumbers, total, type AggregateNumbers } from './aggregates.js'
 
 export interface PartNumbers {
   readonly at: string
@@ -60,8 +60,6 @@ export interface ReportNumbers {
 
 const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
 
-const sum = (values: readonly bigint[]): bigint => values.reduce((total, value) => total + value, 0n)
-
 /** @throws KerninstError: 76 where the dump was counted by another bundle, 65 where it contradicts this one */
 export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
   const bundleDigest = hexOf(bundle.payloadSha256)
@@ -104,7 +102,7 @@ export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
   const perCpuOf = (p: number): bigint[] => cpus.map((cpu) => solve(p, (slot) => dump.count(cpu, slot)))
   const numbersOf = (part: ManifestPart): PartNumbers => {
     const perCpu = cpus.map((cpu) => dump.count(cpu, part.slot))
-    return { at: part.at, count: sum(perCpu), perCpu }
+    return { at: part.at, count: total(perCpu), perCpu }
   }
   const point = (row: number): PointNumbers => {
     const p = served[row]!

@@ -10,7 +10,7 @@
 
 import { FLAGS, GPRS, RAX, RCX, RDX, RSP, type RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
-import { constantOf, signed, truthOf } from '../probe/constant.js'
+import { constantOf, SIGN, signed, truthOf } from '../probe/constant.js'
 import { isConstant, type Expression } from '../probe/expression.js'
 import type { Assembled } from '../probe/assembly.js'
 import type { Aggregate, Statement } from '../probe/program.js'
@@ -37,8 +37,6 @@ export interface PlaceProgram {
 
 /** How often an extremum is tried anew where an interrupt has changed it meanwhile. */
 const TRIES = 3
-
-const SIGN = 1n << 63n
 
 const needsOf = (programs: readonly Pick<PlaceProgram, 'predicate' | 'body'>[]): Pick<Needs, 'special' | 'ticks'> => {
   const needs = { special: 0, ticks: false }

@@ -235,7 +235,7 @@ export const describePlan = (
     tactics: [...TACTIC_NAMES],
     siteTactic,
     slotSite,
-    aggregates: aggregates.slice(0, layout.first.length).map(({ name, kind, signed, unit, keyKind, keys, width, range }, a) => ({
+    aggregates: aggregates.map(({ name, kind, signed, unit, keyKind, keys, width, range }, a) => ({
       name, kind, signed: signed ? 1 : 0, unit, keyKind, keys, width, first: layout.first[a]!,
       range: range === undefined ? [] : [range.low, range.high, range.step].map(String),
     })),

@@ -159,13 +159,14 @@ export const encodeDraft = (
   let slotCount = 0
   let formsNeeded = false
   const code = new CodeBuffer()
-  const runner = new HookWriter(draft, programs, counters, (slot, number, s) => {
+  const numberSlot = (slot: number, number: number, s: number): void => {
     slotOf[slot] = number
     slotSite[number] = s
     slotRva[number] = insns.rva[draft.slotInsn[slot]!]!
     slotTakes[number] = draft.slotTakes[slot]!
     slotLive[number] = draft.slotLive[slot]!
-  })
+  }
+  const runner = new HookWriter(draft, programs, counters, numberSlot)
 
   const append = (i: number): boolean =>
     appendMoved(code, image, insns.rva[i]!, insns.length[i]!, insns.flow[i]!, insns.target[i]!)
@@ -197,11 +198,7 @@ export const encodeDraft = (
     const emit = (i: number, takes: number): void => {
       if (isCounted(i, takes)) {
         const slot = probes.slot[probe++]!
-        slotOf[slot] = slotCount
-        slotSite[slotCount] = s
-        slotRva[slotCount] = insns.rva[draft.slotInsn[slot]!]!
-        slotTakes[slotCount] = draft.slotTakes[slot]!
-        slotLive[slotCount] = draft.slotLive[slot]!
+        numberSlot(slot, slotCount, s)
         emitProbe(code, draft.slotLive[slot]!, [slotCount++])
       }
       runner.write(code, i, takes, s, tactic)

@@ -4,9 +4,7 @@
 
 import { equivalentBlocks } from '../cfg/equivalent.js'
 import { findStaying } from '../cfg/flows.js'
-import { reachable, type FunctionGraph } from '../cfg/function.js'
-import { END } from '../cfg/kinds.js'
-import { FLOW } from '../code/instructions.js'
+import type { FunctionGraph } from '../cfg/function.js'
 import { GPRS } from '../code/registers.js'
 import type { SecondDecoder } from '../code/second.js'
 import type { Image } from '../image/image.js'
@@ -22,6 +20,7 @@ import { specialRegisters } from './compile.js'
 import { countFlows, deriveBlock, whyNoFlows, type CountKind } from './counts.js'
 import { Draft, LEVELS, LEVEL, type HookRun } from './draft.js'
 import { encodeDraft, type Encoded } from './encode.js'
+import { callsOf, waysOut, type WayOut } from './exits.js'
 import { changesGs, Ground, type PlannedFunction } from './ground.js'
 import { NO_PROGRAMS, type ProgramContext } from './hooks.js'
 import type { Profile } from './layout.js'
@@ -170,15 +169,10 @@ class Planner {
   }
 
   #calls(of: number, fn: PlannedFunction): void {
-    const { insns } = fn.graph
-    const { ftrace } = this.#ground.image.tables
-    const reached = reachedBlocks(fn.graph)
     let any = false
-    for (let i = 0; i < insns.count; i++) {
-      if (insns.flow[i] !== FLOW.call && insns.flow[i] !== FLOW.indirectCall) continue
-      if (!reached[fn.graph.blockOfInsn[i]!] || indexOf(ftrace, insns.rva[i]!) >= 0) continue
+    for (const insn of callsOf(this.#ground.image, fn.graph)) {
       any = true
-      this.#single(of, fn, i)
+      this.#single(of, fn, insn)
     }
     if (!any) this.#refuse(of, NONE, 'no-calls')
   }
@@ -200,30 +194,22 @@ class Planner {
   // Every way out must be counted, or the point means nothing.
   #return(of: number, fn: PlannedFunction): void {
     const { graph } = fn
-    const { functions } = this.#ground.image
     if (graph.incomplete !== '' || graph.alternativeLeaves) return this.#refuse(of, NONE, graph.incomplete || 'unusual-exit')
-    const reached = reachedBlocks(graph)
-    const exits: number[] = []
-    for (let b = 0; b < graph.blockCount; b++) {
-      const end = graph.blockEnd[b]!
-      if (!reached[b] || !(end & (END.return | END.tail | END.unknown | END.faultLeaves))) continue
-      const last = graph.blockFirst[b + 1]! - 1
-      const target = graph.insns.target[last]!
-      const known = end & END.return || end & END.tailIndirect || functions.start[functions.functionAt(target)] === target
-      if (end & (END.unknown | END.faultLeaves) || !known) return this.#refuse(of, graph.insns.rva[last]!, 'unusual-exit', this.#nearest(fn, last))
-      exits.push(b)
+    const at = ({ insn }: WayOut): Rva => graph.insns.rva[insn]!
+    const exits: WayOut[] = []
+    for (const way of waysOut(this.#ground.image, graph)) {
+      if (!way.usual) return this.#refuse(of, at(way), 'unusual-exit', this.#nearest(fn, way.insn))
+      exits.push(way)
     }
     if (exits.length === 0) return this.#refuse(of, NONE, 'never-returns')
-    const at = (b: number): Rva => graph.insns.rva[graph.blockFirst[b + 1]! - 1]!
     const counts: (number | Uint32Array)[] = []
-    for (const b of exits) {
-      const last = graph.blockFirst[b + 1]! - 1
-      const count = graph.blockEnd[b]! & END.tailTaken ? this.draft.taken(fn, last, LEVEL.shortJump) : this.#count(fn, last)
-      if (typeof count === 'string') return this.#refuse(of, at(b), count, this.#nearest(fn, last))
+    for (const way of exits) {
+      const count = way.takes ? this.draft.taken(fn, way.insn, LEVEL.shortJump) : this.#count(fn, way.insn)
+      if (typeof count === 'string') return this.#refuse(of, at(way), count, this.#nearest(fn, way.insn))
       counts.push(count)
     }
     this.points.serve(of, at(exits[0]!), NONE, counts.some((count) => typeof count !== 'number') ? 1 : 0)
-    exits.forEach((b, k) => this.#put(counts[k]!, at(b)))
+    exits.forEach((way, k) => this.#put(counts[k]!, at(way)))
   }
 
   #flows(of: number, fn: PlannedFunction, kind: CountKind): void {
@@ -349,8 +335,6 @@ const wantedBy = (program: PointProgram): Wanted => {
   })
   return { registers, caller, task, counts: program.counts, clashes: (touched & specialRegisters(program)) !== 0 }
 }
-
-const reachedBlocks = (graph: FunctionGraph): Uint8Array => reachable(graph, graph.entries)
 
 /** The instructions of a block but one, nearest to that one first. */
 const others = (graph: FunctionGraph, block: number, insn: number): number[] => {

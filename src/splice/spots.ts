@@ -5,7 +5,7 @@
 // Left out: which of the instructions can be spliced (draft.ts).
 
 import { equivalentBlocks } from '../cfg/equivalent.js'
-import { reachable, type FunctionGraph } from '../cfg/function.js'
+import type { FunctionGraph } from '../cfg/function.js'
 import { END } from '../cfg/kinds.js'
 import { effectWrites } from '../code/effects.js'
 import { FLOW } from '../code/instructions.js'
@@ -14,6 +14,7 @@ import type { Image } from '../image/image.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
 import type { Point } from '../probe/points.js'
+import { callsOf, reachedBlocks, waysOut } from './exits.js'
 import { changesGs, type Ground, type PlannedFunction } from './ground.js'
 import { CODES, type RefusalCode } from './refusal.js'
 
@@ -63,14 +64,12 @@ class SpotFinder {
   readonly #ground: Ground
   readonly #graph: FunctionGraph
   readonly #wants: Wants
-  readonly #reached: Uint8Array
 
   constructor(ground: Ground, graph: FunctionGraph, wants: Wants) {
     this.#ground = ground
     this.#image = ground.image
     this.#graph = graph
     this.#wants = wants
-    this.#reached = reachable(graph, graph.entries)
   }
 
   /** Before an instruction. */
@@ -116,33 +115,22 @@ class SpotFinder {
   }
 
   calls(): SpotRow[] {
-    const { insns, blockOfInsn } = this.#graph
-    const rows: SpotRow[] = []
-    for (let i = 0; i < insns.count; i++) {
-      if (insns.flow[i] !== FLOW.call && insns.flow[i] !== FLOW.indirectCall) continue
-      if (this.#reached[blockOfInsn[i]!] && indexOf(this.#image.tables.ftrace, insns.rva[i]!) < 0) rows.push(this.before(i))
-    }
+    const rows = Array.from(callsOf(this.#image, this.#graph), (insn) => this.before(insn))
     return rows.length === 0 ? [refused('no-calls')] : rows
   }
 
   /** All ways out, which are one point. */
   ways(): SpotRow {
-    const { blockCount, blockEnd, blockFirst, insns, incomplete, alternativeLeaves } = this.#graph
+    const { insns, incomplete, alternativeLeaves } = this.#graph
     if (incomplete !== '' || alternativeLeaves) return refused(incomplete || 'unusual-exit')
-    const { functions } = this.#image
     const spots: Spot[] = []
     let at = NONE
-    for (let b = 0; b < blockCount; b++) {
-      const end = blockEnd[b]!
-      if (!this.#reached[b] || !(end & (END.return | END.tail | END.unknown | END.faultLeaves))) continue
-      const last = blockFirst[b + 1]! - 1
-      const rva = insns.rva[last]!
-      const target = insns.target[last]!
-      const known = end & END.return || end & END.tailIndirect || functions.start[functions.functionAt(target)] === target
-      if (end & (END.unknown | END.faultLeaves) || !known) return refused('unusual-exit', rva)
+    for (const { insn, returns, takes, usual } of waysOut(this.#image, this.#graph)) {
+      const rva = insns.rva[insn]!
+      if (!usual) return refused('unusual-exit', rva)
       // What it returns is made by whoever is jumped to.
-      if (!(end & END.return) && this.#wants.registers & RAX) return refused('tail-call', rva)
-      const spot: Spot | RefusalCode = end & END.tailTaken ? this.#taken(last) : this.#around(last)
+      if (!returns && this.#wants.registers & RAX) return refused('tail-call', rva)
+      const spot = takes ? this.#taken(insn) : this.#around(insn)
       if (typeof spot === 'string') return refused(spot, rva)
       spots.push(spot)
       if (at === NONE) at = rva
@@ -158,19 +146,21 @@ class SpotFinder {
 
   blocks(): SpotRow[] {
     const { blockCount, blockFirst } = this.#graph
+    const reached = reachedBlocks(this.#graph)
     const rows: SpotRow[] = []
-    for (let b = 0; b < blockCount; b++) if (this.#reached[b]) rows.push(this.before(blockFirst[b]!))
+    for (let b = 0; b < blockCount; b++) if (reached[b]) rows.push(this.before(blockFirst[b]!))
     return rows
   }
 
   edges(): SpotRow[] {
     const { blockCount, blockFirst, succStart, succ, entries, insns } = this.#graph
+    const reached = reachedBlocks(this.#graph)
     const comes = new Uint32Array(blockCount) // block -> how many ways lead to it
     for (const b of entries) comes[b]!++
     for (const b of succ) comes[b]!++
     const rows: SpotRow[] = []
     for (let b = 0; b < blockCount; b++) {
-      if (!this.#reached[b]) continue
+      if (!reached[b]) continue
       const last = blockFirst[b + 1]! - 1
       for (let e = succStart[b]!; e < succStart[b + 1]!; e++) {
         const to = succ[e]!

@@ -7,7 +7,7 @@
 
 import { FLAGS, OF, RAX, type RegisterSet } from '../code/registers.js'
 import { assert } from '../error.js'
-import { constantOf, signed, truthOf, unsigned } from '../probe/constant.js'
+import { constantOf, SIGN, signed, truthOf, unsigned } from '../probe/constant.js'
 import { operandsSigned, type BinaryOperator, type Expression, type Input } from '../probe/expression.js'
 import { rangeOf } from '../probe/range.js'
 import type { TaskLayout } from '../probe/task.js'
@@ -31,8 +31,6 @@ export interface Needs {
 
 /** In this order registers are taken: the first ones have the shortest instructions. */
 export const ORDER: readonly Register[] = [1, 2, 6, 7, 0, 8, 9, 10, 11, 3, 5, 12, 13, 14, 15]
-
-const SIGN = 1n << 63n
 
 /** Of a power of two; -1 of any other number. */
 export const log2 = (value: bigint): number => ((value & (value - 1n)) === 0n && value > 0n ? value.toString(2).length - 1 : -1)
