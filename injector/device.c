@@ -190,6 +190,8 @@ int device_problem(const struct bundle *bundle,
 	case KERNINST_E_OPTIMIZER:
 		return say(&line, EXIT_REFUSED, "new kprobes cannot be kept from becoming jumps, for which the function tracer is needed: %s: switch it on (sysctl kernel.ftrace_enabled=1)",
 			   strerror((int)request->value));
+	case KERNINST_E_CLOCK:
+		return say(&line, EXIT_REFUSED, "the bundle measures time, and this kernel does not know how fast its time-stamp counter runs: plan without spans");
 	case KERNINST_E_STOP_LIMIT:
 		return say(&line, EXIT_REFUSED, "a stop of the machine would take %.3f ms, and %.3f are allowed: nothing was done; allow more (--max-stop-ms), or plan fewer points",
 			   (double)request->value / 1e6,

@@ -248,6 +248,9 @@ static void look_at_answer(struct preflight *all, int error)
 	case KERNINST_E_OPTIMIZER:
 		list_refuse(&all->list, "function tracer", all->answer, problem);
 		break;
+	case KERNINST_E_CLOCK:
+		list_refuse(&all->list, "clock", all->answer, problem);
+		break;
 	case KERNINST_E_SPACE:
 		list_refuse(&all->list, "patch area", all->answer, problem);
 		break;

@@ -310,7 +310,7 @@ static void test_long_forms(void)
 		{ { 0x30 }, 1 },
 	};
 	static const char head[] = "\x85\xa6" "format\xaf" "kerninst-bundle"
-		"\xa7version\x03\xa8manifest";
+		"\xa7version\x04\xa8manifest";
 	const char *problem;
 	struct out out;
 	size_t i, at;
@@ -355,7 +355,7 @@ static void test_refusals(void)
 	make_bundle(&sample, &cms);
 	expect(!bundle_problem(sample.at, sample.size, &at, &bundle),
 	       "the sample is taken", 0);
-	for (i = 0; i < 3 * (KERNINST_E_OPTIMIZER + 2); i++) {
+	for (i = 0; i < 3 * (KERNINST_E_CLOCK + 2); i++) {
 		request.reason = (uint32_t)(i / 3);
 		request.index = i % 3 == 1;
 		code = device_problem(i % 3 == 2 && request.reason >=

@@ -73,6 +73,8 @@ static notrace int handle_stopped(void *data)
 	handle(moment->heap, raw_smp_processor_id(), moment->to);
 	if (atomic_inc_return(&moment->entered) == 1) {
 		moment->when = ktime_get_real_fast_ns();
+		if (!moment->to)
+			kheap_begin(moment->heap);
 		for (cpu = 0; cpu < nr_cpu_ids; cpu++)
 			if (!cpu_online(cpu))
 				handle(moment->heap, cpu, moment->to);

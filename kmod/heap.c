@@ -2,7 +2,8 @@
 /*
  * heap: a number of slots in, counters out: per-CPU memory that a patch
  * increments with one instruction on the CPU that it runs on, exact without
- * a lock prefix also where the kernel preempts.
+ * a lock prefix also where the kernel preempts. With them come the frame
+ * words, which all CPUs share and nobody maps.
  *
  * The kernel gives per-CPU memory in pieces of at most PCPU_MIN_UNIT_SIZE
  * (32 KiB), whole pages of their own; the user mapping puts a CPU's pieces
@@ -13,11 +14,14 @@
  * memory outlives both every patch that can reach it and every reader.
  */
 #include <linux/ktime.h>
+#include <linux/math64.h>
 #include <linux/mm.h>
 #include <linux/overflow.h>
 #include <linux/percpu.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
+#include <asm/msr.h>
+#include <asm/tsc.h>
 #include "compat.h"
 #include "kerninst.h"
 
@@ -43,6 +47,7 @@ static void heap_free(struct kheap *heap)
 		for (i = 0; i < heap->chunks; i++)
 			free_percpu(heap->chunk[i]);
 	kvfree(heap->chunk);
+	kvfree(heap->frames);
 	free_page((unsigned long)heap->head);
 	kfree(heap);
 }
@@ -109,26 +114,27 @@ static bool fill_directory(struct kheap *heap)
 	return true;
 }
 
-/* What a heap of so many slots takes, in bytes. */
-u64 kheap_memory(u32 slots)
+/* What a heap of so many slots and frame words takes, in bytes. */
+u64 kheap_memory(u32 slots, u32 frame_words)
 {
 	u64 pages = HEAD_PAGES + stride_of(slots) / PAGE_SIZE * nr_cpu_ids;
 
 	pages += DIV_ROUND_UP(pages, KERNINST_DIRECTORY_PFNS);
 	/* Whole chunks are taken. */
-	return pages * PAGE_SIZE + nr_cpu_ids *
+	return pages * PAGE_SIZE + (u64)frame_words * sizeof(u64) + nr_cpu_ids *
 		(round_up(stride_of(slots), CHUNK_BYTES) - stride_of(slots));
 }
 
 /**
  * kheap_alloc - make a heap of zero counters
  * @slots: 1..KERNINST_MAX_SLOTS
+ * @frame_words: 0, or more than KERNINST_FRAME_HEAD; tsc_khz is known then
  *
  * The header is filled but for what apply alone knows.
  * Context: may sleep.
  * Return: a heap with one reference, or NULL: no memory.
  */
-struct kheap *kheap_alloc(u32 slots)
+struct kheap *kheap_alloc(u32 slots, u32 frame_words)
 {
 	struct kheap *heap = MAY_FAIL(kzalloc(sizeof(*heap), GFP_KERNEL));
 	u32 i;
@@ -149,6 +155,15 @@ struct kheap *kheap_alloc(u32 slots)
 			goto fail;
 		cond_resched();
 	}
+	if (frame_words) {
+		heap->frames = MAY_FAIL(kvcalloc(frame_words, sizeof(u64),
+						 GFP_KERNEL));
+		if (!heap->frames)
+			goto fail;
+		heap->frames[KERNINST_FRAME_SINCE] = 1;
+		heap->frames[KERNINST_FRAME_SCALE] =
+			div_u64((u64)NSEC_PER_MSEC << 32, tsc_khz);
+	}
 
 	memcpy(heap->head->magic, KERNINST_HEAP_MAGIC, 8);
 	heap->head->version = KERNINST_VERSION;
@@ -159,7 +174,7 @@ struct kheap *kheap_alloc(u32 slots)
 	heap->bytes = HEAD_PAGES * PAGE_SIZE +
 		heap->head->cpu_stride * nr_cpu_ids;
 	heap->head->page_count = heap->bytes / PAGE_SIZE;
-	heap->memory = kheap_memory(slots);
+	heap->memory = kheap_memory(slots, frame_words);
 	if (!fill_directory(heap))
 		goto fail;
 	return heap;
@@ -197,6 +212,22 @@ u64 kheap_slot(const struct kheap *heap, u32 slot)
 		(__force unsigned long)heap->chunk[slot / CHUNK_SLOTS];
 
 	return chunk + slot % CHUNK_SLOTS * sizeof(u64);
+}
+
+/* The address of a frame word; there is such a one. */
+u64 kheap_frame(const struct kheap *heap, u32 word)
+{
+	return (unsigned long)&heap->frames[word];
+}
+
+/*
+ * What began before now was not seen. Context: any; the counters are being
+ * zeroed.
+ */
+void kheap_begin(const struct kheap *heap)
+{
+	if (heap->frames)
+		WRITE_ONCE(heap->frames[KERNINST_FRAME_SINCE], rdtsc_ordered());
 }
 
 /**

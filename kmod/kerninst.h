@@ -119,6 +119,7 @@ struct kheap {
 	u32 chunks;
 	u32 directories;
 	struct kerninst_directory **directory;	/* the list's pages */
+	u64 *frames;			/* the frame words; NULL: none */
 	u64 bytes;			/* of the user mapping */
 	u64 memory;			/* all that it takes */
 };
@@ -145,13 +146,15 @@ int kerninst_identity_check(struct kerninst_request *req,
 			    const struct kerninst_view *view);
 
 /* heap.c */
-struct kheap *kheap_alloc(u32 slots);
+struct kheap *kheap_alloc(u32 slots, u32 frame_words);
 struct kheap *kheap_get(struct kheap *heap);
 void kheap_put(struct kheap *heap);
 u64 kheap_slot(const struct kheap *heap, u32 slot);
+u64 kheap_frame(const struct kheap *heap, u32 word);
+void kheap_begin(const struct kheap *heap);
 void *kheap_piece(const struct kheap *heap, u32 cpu, u32 chunk, u64 *bytes);
 int kheap_mmap(struct kheap *heap, struct vm_area_struct *vma);
-u64 kheap_memory(u32 slots);
+u64 kheap_memory(u32 slots, u32 frame_words);
 
 /* counters.c */
 u64 kerninst_counters_estimate(const struct kheap *heap, void *scratch);

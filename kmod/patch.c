@@ -43,8 +43,8 @@ static bool fix(u8 *field, const struct kerninst_fixup *fixup, u64 slide,
 {
 	unsigned long end =
 		kerninst_patch_address(fixup->offset) + 4 + fixup->trail;
+	u64 pointer = 0;
 	s32 value;
-	u64 slot;
 
 	switch (fixup->kind) {
 	case KERNINST_FIX_REL32:
@@ -57,18 +57,23 @@ static bool fix(u8 *field, const struct kerninst_fixup *fixup, u64 slide,
 			return false;
 		memcpy(field, &value, sizeof(value));
 		return true;
-	default: /* KERNINST_FIX_SLOT64; payload.c lets no other pass */
-		slot = heap ? kheap_slot(heap, fixup->value) : 0;
-		memcpy(field, &slot, sizeof(slot));
-		return true;
+	case KERNINST_FIX_SLOT64:
+		if (heap)
+			pointer = kheap_slot(heap, fixup->value);
+		break;
+	default: /* KERNINST_FIX_FRAME64; payload.c lets no other pass */
+		if (heap)
+			pointer = kheap_frame(heap, fixup->value);
 	}
+	memcpy(field, &pointer, sizeof(pointer));
+	return true;
 }
 
 /**
  * kerninst_patch_complete - apply the fixups to the payload's own code
  * @req: gives the slide; takes the reason, with the fixup's index
  * @view: the payload; its code is changed in place
- * @heap: whose slots the code counts in; NULL only checks
+ * @heap: whose slots and frame words the code uses; NULL only checks
  *
  * Context: may sleep.
  * Return: 0, or the errno of KERNINST_E_SPACE or KERNINST_E_REACH.

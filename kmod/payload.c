@@ -114,9 +114,8 @@ static __u32 parse_head(const __u8 *bytes, __u32 size,
 			if (head->kprobe_rva[end] >= head->image_bytes ||
 			    head->kprobe_rva[end] % 8)
 				return BAD(kprobe_rva);
-	if (!all_zero(bytes, offsetof(struct kerninst_payload, reserved),
-		      sizeof(*head), bad))
-		return KERNINST_E_MALFORMED;
+	if (head->frame_words && head->frame_words <= KERNINST_FRAME_HEAD)
+		return BAD(frame_words);
 
 	if (!head->site_count)
 		return BAD(site_count);
@@ -128,7 +127,8 @@ static __u32 parse_head(const __u8 *bytes, __u32 size,
 	    head->form_count > KERNINST_MAX_FORMS ||
 	    head->fixup_count > KERNINST_MAX_FIXUPS ||
 	    head->code_bytes > KERNINST_MAX_CODE ||
-	    head->slot_count > KERNINST_MAX_SLOTS)
+	    head->slot_count > KERNINST_MAX_SLOTS ||
+	    head->frame_words > KERNINST_MAX_FRAME_WORDS)
 		return KERNINST_E_TOO_LARGE;
 
 	/* Each table at the first boundary after the one before; zeros between. */
@@ -228,6 +228,11 @@ static __u32 parse_fixups(const struct kerninst_view *view, __u8 *claimed,
 		case KERNINST_FIX_SLOT64:
 			width = 8;
 			if (fixup->value >= head->slot_count)
+				return BAD(value);
+			break;
+		case KERNINST_FIX_FRAME64:
+			width = 8;
+			if (fixup->value >= head->frame_words)
 				return BAD(value);
 			break;
 		default:

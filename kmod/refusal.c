@@ -41,6 +41,8 @@ int kerninst_refuse(struct kerninst_request *req, u32 reason)
 		return -ENOMEM;
 	case KERNINST_E_REACH:
 		return -ERANGE;
+	case KERNINST_E_CLOCK:
+		return -EOPNOTSUPP;
 	default:
 		return -EIO;	/* KERNINST_E_STOP */
 	}

@@ -140,7 +140,7 @@ static int make_spots(struct kerninst_request *req, const struct kerninst_parcel
 {
 	const struct kerninst_payload *head = parcel->view.head;
 
-	req->memory_bytes = kheap_memory(head->slot_count) +
+	req->memory_bytes = kheap_memory(head->slot_count, head->frame_words) +
 		splices_memory(head->site_count, head->code_bytes);
 	kerninst_kprobe_check(req, &now.spots, misfits);
 	kerninst_spots_compare(req, &parcel->view, &now.spots, misfits);
@@ -197,8 +197,10 @@ static int apply_spots(struct kerninst_request *req, struct kerninst_parcel *par
 	err = make_spots(req, parcel, misfits);
 	if (err)
 		return err;
+	if (head->frame_words && !tsc_khz)
+		return kerninst_refuse(req, KERNINST_E_CLOCK);
 	if (!dry || req->max_stop_ns) {
-		heap = kheap_alloc(head->slot_count);
+		heap = kheap_alloc(head->slot_count, head->frame_words);
 		if (!heap)
 			return kerninst_refuse(req, KERNINST_E_MEMORY);
 		head_name(heap->head, parcel, req);

@@ -23,6 +23,7 @@ import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
 import { reportText, textOptions } from './report/text.js'
+import { SPAN_BITS } from './splice/frames.js'
 import { pointsWhere, refusalText, summarize, type Summary } from './splice/manifest.js'
 
 // Nearly all time goes into a few loops that run once each. Interpreting such a loop further while it is compiled costs
@@ -65,6 +66,15 @@ interface PlanOptions {
   key?: string
   cert?: string
   json?: boolean
+  spanCalls?: string
+}
+
+/** As many calls, or the next power of two, as a power of two. */
+const spanBitsOf = (calls: string): number => {
+  const number = /^[0-9]{1,9}$/.test(calls) ? Number(calls) : 0
+  const bits = Math.max(SPAN_BITS.least, Math.ceil(Math.log2(number)))
+  if (number > 0 && bits <= SPAN_BITS.most) return bits
+  throw new KerninstError(EXIT.usage, `--span-calls ${calls}: a number from 1 to ${2 ** SPAN_BITS.most}`)
 }
 
 const plan = async (image: string, options: PlanOptions): Promise<void> => {
@@ -93,6 +103,7 @@ const plan = async (image: string, options: PlanOptions): Promise<void> => {
     version: VERSION,
     ...(options.kallsyms === undefined ? {} : { kallsyms: options.kallsyms }),
     ...(profile && { profile }),
+    spanBits: options.spanCalls === undefined ? SPAN_BITS.usual : spanBitsOf(options.spanCalls),
     ...(key && cert ? { key, cert } : {}),
     progress: showStage,
   })
@@ -202,6 +213,7 @@ program
   .option('--kallsyms <file>', 'System.map or a copy of the target\'s /proc/kallsyms, to check names against')
   .option('--profile <dump>', 'a dump of an earlier run: patches of what ran come first in the patch area')
   .option('--profile-bundle <bundle>', 'the bundle that was applied when it was taken')
+  .option('--span-calls <number>', `calls in flight that each span can remember (${2 ** SPAN_BITS.usual})`)
   .option('--key <pem>', 'the private key to sign with')
   .option('--cert <file>', 'its certificate')
   .option('--json', 'figures of the plan on stdout')

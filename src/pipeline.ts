@@ -31,6 +31,8 @@ export interface PlanRequest {
   key?: KeyObject
   cert?: Uint8Array
   version: string
+  /** A span remembers at most 2 to the power of this many calls in flight. */
+  spanBits: number
   /** How often code ran in an earlier run, on the same kernel. */
   profile?: Profile
   /** Called when a stage starts. */
@@ -112,7 +114,7 @@ export const planBundle = async (request: PlanRequest): Promise<PlanResult> => {
   const second = await SecondDecoder.load()
   const plan = await stage('plan', () => makePlan(live, second, points, {
     ...(profile && { profile }),
-    programs: { programs, aggregates, task: programs.length === 0 ? undefined : findTaskLayout(image) },
+    programs: { programs, aggregates, task: programs.length === 0 ? undefined : findTaskLayout(image), spanBits: request.spanBits },
   }))
   await stage('check', () => checkPlan(graph, plan.encoded, plan.reserved, second))
   const manifest = await stage('manifest', () =>

@@ -25,7 +25,7 @@ import type { Packable } from '../src/bundle/msgpack.js'
 import { decodePayload, encodePayload } from '../src/bundle/payload.js'
 import { EXIT, KerninstError } from '../src/error.js'
 import { NONE as OWN_NONE } from '../src/image/rva.js'
-import { FIXUP_KIND, FORM_KIND, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../src/splice/tables.js'
+import { FIXUP_KIND, FORM_KIND, FRAME, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../src/splice/tables.js'
 import type { PatchTables } from '../src/splice/tables.js'
 import { HEADER, compileJudge, newScratch, run, runC } from './judge.js'
 import { NONE, sampleManifest, sampleTables, sampleTarget, tacticTables } from './sample.js'
@@ -122,6 +122,7 @@ t.test('layout.ts and the header name the same fields, offsets, sizes and consta
   add('RELOC_', RELOC_KIND, upper)
   add('FORM_', FORM_KIND, upper)
   add('FIX_', FIXUP_KIND, upper)
+  add('FRAME_', FRAME, upper)
   add('', layout.REASON, (name) => (name === 'ok' ? 'OK' : `E_${upper(name)}`))
   add('', layout.REQUEST_FLAG, upper)
   add('TRUST_', layout.TRUST, upper)
@@ -313,6 +314,7 @@ const seenByC = (t: Test, make: () => PatchTables): void => {
     ...target.kprobes.map((rva) => `kprobe ${rva}`),
     `manifestSha256 ${hexOf(digest)}`,
     `slotCount ${tables.slotCount}`,
+    `frameWords ${tables.frameWords}`,
   ]
   for (let i = 0; i < tables.siteCount; i++) {
     const { siteRva, sitePatch, siteLength, siteKind, siteFormClass, siteRelocKind, siteTail, siteRelocOffset } = tables
@@ -415,7 +417,7 @@ t.test('payload: every rule of windows, springboards and hops', async (t) => {
 t.test('payload: every rule', async (t) => {
   const payload = samplePayload()
   const { SITE, FORM, FIXUP, PAYLOAD, SIZE } = layout
-  const place = { site: 160, form: 160 + 4 * 40, fixup: 160 + 4 * 40 + 2 * 16, code: 160 + 160 + 32 + 64 }
+  const place = { site: 160, form: 160 + 4 * 40, fixup: 160 + 4 * 40 + 2 * 16, code: 160 + 160 + 32 + 80 }
   const site = (i: number, field: keyof typeof SITE): number => place.site + i * SIZE.site + SITE[field]
   const form = (i: number, field: keyof typeof FORM): number => place.form + i * SIZE.form + FORM[field]
   const fixup = (i: number, field: keyof typeof FIXUP): number => place.fixup + i * SIZE.fixup + FIXUP[field]
@@ -450,7 +452,8 @@ t.test('payload: every rule', async (t) => {
     [PAYLOAD.slotCount, 4, 0, /nothing to apply/],
     [PAYLOAD.slotCount, 4, 1, /no slot 1/],
     [PAYLOAD.slotCount, 4, 2 ** 20 + 1, /slots, more than/],
-    [PAYLOAD.reserved + 3, 1, 1, /byte 159 must be zero/],
+    [PAYLOAD.frameWords, 4, 2, /2 frame words/],
+    [PAYLOAD.frameWords, 4, 2 ** 23 + 1, /frame words, more than/],
     [site(0, 'rva'), 4, 0x1001, /site 1: overlaps/],
     [site(0, 'rva'), 4, 0xfffffffe, /site 0: lies outside the text/],
     [site(3, 'rva'), 4, 0x1000000 - 4, /site 3: lies outside the text/],
@@ -494,16 +497,19 @@ t.test('payload: every rule', async (t) => {
     [form(1, 'reserved'), 4, 1, /must be zero/],
     [fixup(0, 'offset'), 4, 0xfffffff9, /outside the code/],
     [fixup(0, 'offset'), 4, 5, /fixup 1: overlaps/],
-    [fixup(4, 'offset'), 4, 97, /outside the code/],
+    [fixup(5, 'offset'), 4, 97, /outside the code/],
     [fixup(2, 'trail'), 1, 11, /trail of 11/],
     [fixup(1, 'trail'), 1, 1, /trail of 1/],
-    [fixup(4, 'trail'), 1, 1, /outside the code/],
+    [fixup(5, 'trail'), 1, 1, /outside the code/],
+    [fixup(4, 'trail'), 1, 1, /trail of 1/],
     [fixup(0, 'value'), 4, 4, /no slot 4/],
     [fixup(1, 'value'), 4, 1, /abs32 with a value/],
     [fixup(2, 'value'), 4, 0x2000000, /outside the image/],
-    [fixup(0, 'kind'), 1, 4, /unknown kind/],
+    [fixup(4, 'value'), 4, 20, /no frame word 20/],
+    [fixup(4, 'kind'), 1, 3, /no slot 19/],
+    [fixup(0, 'kind'), 1, 5, /unknown kind/],
     [fixup(0, 'reserved') + 1, 1, 1, /must be zero/],
-    [place.fixup + 5 * SIZE.fixup, 1, 1, /byte 412 must be zero/],
+    [place.fixup + 6 * SIZE.fixup, 1, 1, /byte 424 must be zero/],
   ]
   refusedByAll(t, payload, cases)
 
@@ -864,7 +870,7 @@ t.test('bundle: manifests that are not as declared', async (t) => {
     ['more points than there may be', 'counts.points', 2 ** 23 + 1, /counts\.points is no/],
     ['a missing field', 'columns.rva', undefined, /columns does not have the fields nameLengths/],
     ['an unknown field', 'more', 1, /fields schema, tool/],
-    ['another schema', 'schema', 'kerninst.manifest/1', /schema is not 'kerninst\.manifest\/3'/],
+    ['another schema', 'schema', 'kerninst.manifest/1', /schema is not 'kerninst\.manifest\/4'/],
     ['another tool', 'tool.name', 'x', /tool.name is not 'kerninst'/],
     ['a wrong build id', 'image.buildId', 'A0', /buildId is not/],
     ['a list that is a map', 'refusals', {}, /refusals is no list/],
@@ -891,7 +897,7 @@ t.test('bundle: manifests that are not as declared', async (t) => {
     ['places that do not ascend', 'columns.placeFrom', writeNumbers([16, 16], DELTA), /placeFrom\[1\] does not ascend/],
     ['a place below the image', 'columns.placeBack', writeNumbers([0xffb + 2, 0]), /placeBack\[0\] leads below/],
     ['a place without a name', 'columns.placeName', writeNumbers([0, 4], DELTA), /placeName\[1\] is 4, not below 4/],
-    ['an unknown kind', 'columns.askedKind', writeNumbers([0, 1, 3, 6, 0]), /askedKind\[3\] is 6, not below 6/],
+    ['an unknown kind', 'columns.askedKind', writeNumbers([0, 1, 3, 7, 0]), /askedKind\[3\] is 7, not below 7/],
     ['no such name', 'columns.askedName', writeNumbers([0, 0, 0, 0, 4], DELTA), /askedName\[4\] is 4, not below 4/],
     ['no such title', 'columns.askedTitle', writeNumbers([0, 0, 0, 0, 5], DELTA), /askedTitle\[4\] is 5, not below 5/],
     ['no such aggregate', 'columns.askedAggregate', writeNumbers([0, 0, 0, 0, 9], DELTA), /askedAggregate\[4\] is 9/],
@@ -957,7 +963,7 @@ t.test('manifest: random tables, and back', async (t) => {
       ...sampleManifest(), names, tactics: ['a', 'b'],
       places: { from, start: from.map((rva) => (random(3) ? rva - random(Math.min(rva, 1000) + 1) : NONE)), name: table(from.length, () => random(names.length)) },
       asked: {
-        kind: bytes(asked, 6), name: table(asked, () => random(names.length)), start,
+        kind: bytes(asked, 7), name: table(asked, () => random(names.length)), start,
         end: start.map((rva) => (rva === NONE ? NONE : rva + random(Math.min(NONE - rva, 5000)))), offset: table(asked, u32),
         title: table(asked, () => random(names.length + 1)), aggregate: table(asked, () => random(names.length)),
       },
@@ -1034,6 +1040,7 @@ t.test('bundle: a large one, written, read, and any of its bits', async (t) => {
     fixupTrail: new Uint8Array(sites),
     code: new Uint8Array(perSite * sites),
     slotCount: sites,
+    frameWords: 0,
   }
   const manifest: Manifest = {
     ...sampleManifest(), siteTactic: new Uint8Array(sites), slotSite: Uint32Array.from({ length: sites }, (_, i) => i),

@@ -41,7 +41,7 @@ const NO_TABLES: PatchTables = {
   siteFormClass: new Uint8Array(0), siteFlags: new Uint8Array(0), siteRelocKind: new Uint8Array(0), siteRelocOffset: new Uint8Array(0),
   siteTail: new Uint32Array(0), siteExpected: new Uint8Array(0), formCount: 0, formClass: new Uint8Array(0), formKind: new Uint8Array(0),
   formBytes: new Uint8Array(0), formTarget: new Uint32Array(0), fixupCount: 0, fixupOffset: new Uint32Array(0),
-  fixupValue: new Uint32Array(0), fixupKind: new Uint8Array(0), fixupTrail: new Uint8Array(0), code: new Uint8Array(0), slotCount: 0,
+  fixupValue: new Uint32Array(0), fixupKind: new Uint8Array(0), fixupTrail: new Uint8Array(0), code: new Uint8Array(0), slotCount: 0, frameWords: 0,
 }
 
 /** As native/probes.c has them. */
@@ -141,7 +141,7 @@ const draw = (random: Lottery): Case | undefined => {
     ...[...counts.values()].map((slot) => ({ first: slot, count: 1 }))]
   const tables = { ...NO_TABLES, ...code.fixupTables(), code: code.bytes(), slotCount: slots }
   try {
-    verifyProgram(tables, opinions, 0, 0, code.length, { live, slots: ranges, task: TASK, returnAddress: 0, asm: Uint32Array.from(asm.flat()) })
+    verifyProgram(tables, opinions, 0, 0, code.length, { live, slots: ranges, frameWords: 0, task: TASK, returnAddress: 0, asm: Uint32Array.from(asm.flat()) })
   } catch (error) {
     throw new Error(`${String(error)}: ${text}\nlive ${live.toString(16)}\n${Buffer.from(code.bytes()).toString('hex')}`)
   }

@@ -31,7 +31,7 @@ for (const name of KERNELS) {
     const second = await SecondDecoder.load()
   const plan = (...texts: string[]): Plan => {
     const { rows, programs, aggregates } = readRequests(texts.map((text) => ({ text, source: 't' })))
-    return makePlan(live, second, resolvePoints(image, rows), { programs: { programs, aggregates, task: findTaskLayout(image) } })
+    return makePlan(live, second, resolvePoints(image, rows), { programs: { programs, aggregates, task: findTaskLayout(image), spanBits: 10 } })
   }
   const text = 'entry:vfs_*, block:vfs_read, insn:vfs_write+0x20, call:vfs_statx, edge:vfs_fsync_range ' +
     '/reg("rdi") > 7 && (cpu == 1 || pid != tid)/ { @a = hist(reg("rsi")); @b[cpu] = max(ticks); @ = count(); @c[reg("rax") & 7] = avg(caller) } ' +

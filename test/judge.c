@@ -66,6 +66,7 @@ static int fields(void)
 		U("kprobe", head->kprobe_rva[i]);
 	hex("manifestSha256", head->manifest_sha256, 32);
 	U("slotCount", head->slot_count);
+	U("frameWords", head->frame_words);
 	for (i = 0; i < head->site_count; i++) {
 		const struct kerninst_site *site = (void *)(bytes + head->site_offset);
 

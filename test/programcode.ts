@@ -25,10 +25,13 @@ export interface Program {
 // test/native/verify.c has the same.
 const HEAP = 0x10000
 const TASK = 0x110000000000n
+const FRAMES = 0x140000000000n
 
 /** Both ends of pages, and neighbours. */
 export const RANGES: readonly SlotRange[] =
   [[504, 8], [1024, 8], [1100, 1], [1101, 16]].map(([first, count]) => ({ first: first!, count: count! }))
+/** A page of them. */
+export const FRAME_WORDS = 512
 export const LAYOUT: TaskLayout = { current: 0x1ff8, cpu: 0x3000, pid: 0xff8, tgid: 0xffc }
 
 /** As much of a plan's tables as the verifier looks at. */
@@ -47,7 +50,7 @@ export const complete = ({ code, fixups }: Program, slide: number): Uint8Array =
   const view = new DataView(ready.buffer)
   for (const { offset, kind, value } of fixups) {
     if (kind === FIXUP_KIND.abs32) view.setInt32(offset, view.getInt32(offset, true) + slide, true)
-    else view.setBigUint64(offset, BigInt(HEAP + 8 * value), true)
+    else view.setBigUint64(offset, kind === FIXUP_KIND.frame64 ? FRAMES + BigInt(8 * value) : BigInt(HEAP + 8 * value), true)
   }
   return ready
 }
@@ -62,6 +65,7 @@ export const claimsOf = (last: State, length: number): Buffer => {
     const value = last.get(r)
     let { low, high } = intervalOf(value)
     if (value.is === 'slot') low = high = BigInt(HEAP + 8 * value.slot)
+    if (value.is === 'frame') low = high = FRAMES + BigInt(8 * value.slot)
     if (value.is === 'task') low = high = TASK
     if (hasBit(value)) bits |= 1 << r
     claims[16 + r] = value.is === 'number' && value.origin >= 0 ? value.origin : 255
@@ -120,6 +124,10 @@ const pointer = (r: number, slot: number): Item => ({
   bytes: [0x48 | (r >> 3), 0xb8 | (r & 7), 0, 0, 0, 0, 0, 0, 0, 0],
   fixup: { offset: 2, kind: FIXUP_KIND.slot64, value: slot, trail: 0 },
 })
+const frame = (r: number, value: number): Item => ({
+  bytes: [0x48 | (r >> 3), 0xb8 | (r & 7), 0, 0, 0, 0, 0, 0, 0, 0],
+  fixup: { offset: 2, kind: FIXUP_KIND.frame64, value, trail: 0 },
+})
 const slide = (r: number): Item => ({
   bytes: [...(r > 7 ? [0x41] : []), 0xb8 | (r & 7), 0, 0, 0, 0],
   fixup: { offset: r > 7 ? 2 : 1, kind: FIXUP_KIND.abs32, value: 0, trail: 0 },
@@ -147,7 +155,7 @@ const EXTENSIONS = [0, 1, 4, 5, 6, 7]
 const plainItem = (random: Random): Item => {
   const wide = random(3) > 0 ? 1 : 0
   const [a, b] = [register(random), register(random)]
-  switch (random(22)) {
+  switch (random(23)) {
     case 0: case 1: return rr(wide, [oneOf(BINARY, random)], a, b)
     case 2: case 3: return rr(wide, [0x83], oneOf(EXTENSIONS, random), a, [low8(oneOf(SMALL, random))])
     case 4: return rr(wide, [0x81], oneOf(EXTENSIONS, random), a, word(oneOf(NUMBERS, random)))
@@ -175,6 +183,7 @@ const plainItem = (random: Random): Item => {
     case 18: return rr(0, [0x0f, 0x90 + random(16)], 0, a, [], true)
     case 19: return rr(wide, [0x0f, 0x40 + random(16)], a, b)
     case 20: return rr(wide, [0x0f, 0xbd], a, b)
+    case 21: return random(2) ? rr(1, [0xf7], 4, a) : rr(1, [0x0f, 0xac], a, b, [random(70)])
     default: {
       if (random(3)) return rr(1, [0x89], a, b)
       return { bytes: oneOf([[0x0f, 0x31], [0x9f], [0x9e], [0x0f, 0x90, 0xc0], [0x04, 0x7f]], random) }
@@ -222,6 +231,37 @@ const narrowing = (r: number, bound: number, random: Random): Item[] => {
   }
 }
 
+/** What does something to a frame word at disp(base,index,8). */
+const frameItem = (base: number, index: number, disp: number, random: Random): Item => {
+  const r = register(random)
+  switch (random(8)) {
+    case 0: case 1: {
+      const { bytes } = mem(false, 1, [0x0f, 0xb1], r, base, index, 3, disp)
+      return { bytes: [...(random(8) ? [0xf0] : []), ...bytes] }
+    }
+    case 2: return mem(false, 1, [0x89], r, base, index, 3, disp)
+    case 3: return mem(false, 1, [0xc7], 0, base, index, 3, disp, word(oneOf(NUMBERS, random)))
+    case 4: return mem(false, 1, [0x8b], r, base, index, 3, disp)
+    case 5: return mem(false, 1, [random(2) ? 0x39 : 0x3b], r, base, index, 3, disp)
+    case 6: return mem(false, 1, [random(2) ? 0x01 : 0x29], r, base, index, 3, disp)
+    default: return mem(random(8) === 0, 1, [0xff], 0, base, index, 3, disp)
+  }
+}
+
+const frameBlock = (random: Random): Item[] => {
+  const at = oneOf([0, 0, 0, 2, 400, FRAME_WORDS - 1], random)
+  const base = register(random)
+  const to = oneOf([0, 1, 2, 2, 3, 100, FRAME_WORDS - 9, FRAME_WORDS - 1, FRAME_WORDS - 1, FRAME_WORDS], random)
+  const disp = 8 * (to - at) + (random(20) === 0 ? 4 : 0)
+  if (random(2)) return [frame(base, at), frameItem(base, 4, disp, random)]
+  const index = register(random)
+  const bits = 1 + random(9)
+  const hashed = [rr(1, [0x0f, 0xaf], index, register(random)), rr(1, [0xc1], 5, index, [64 - bits])]
+  const narrowed = random(2) ? hashed : narrowing(index, 8, random)
+  return [frame(base, at), ...(random(4) ? [] : [mem(false, 1, [0x8d], index, 4, 4, 0, 8 * random(4))]), ...narrowed,
+    frameItem(base, index, disp, random), ...(random(2) ? [frameItem(base, index, 8 * (2 ** bits), random)] : [])]
+}
+
 const slotBlock = (random: Random): Item[] => {
   const range = oneOf(RANGES, random)
   const slot = range.first + random(range.count)
@@ -262,8 +302,9 @@ const block = (depth: number, random: Random): Item[] => {
     return Array.from({ length: 1 + random(3) }, () => block(depth + 1, random)).flat()
   }
   const r = register(random)
-  switch (random(15)) {
+  switch (random(17)) {
     case 0: case 1: case 2: return slotBlock(random)
+    case 14: case 15: return frameBlock(random)
     case 3: return [rr(0, [0x31], 2, 2), rr(1, [0x83], 1, r, [1]), rr(1, [0xf7], 6, r)] // xor, or, div
     case 4: return [push(r), ...inner(), pop(random(5) ? r : register(random))]
     case 5: return [

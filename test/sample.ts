@@ -42,13 +42,14 @@ export const sampleTables = (): PatchTables => ({
   formKind: Uint8Array.of(0, 1),
   formBytes: Uint8Array.of(0xc3, 0xcc, 0xcc, 0xcc, 0xcc, 0, 0, 0, 0, 0, 0, 0),
   formTarget: Uint32Array.of(NONE, 0xd00000),
-  fixupCount: 5,
-  fixupOffset: Uint32Array.of(2, 12, 24, 40, 96),
-  fixupValue: Uint32Array.of(1, 0, 0x1008, 0xfffffff0, 0x3000),
-  fixupKind: Uint8Array.of(3, 1, 0, 2, 0),
-  fixupTrail: Uint8Array.of(0, 0, 4, 1, 0),
+  fixupCount: 6,
+  fixupOffset: Uint32Array.of(2, 12, 24, 40, 52, 96),
+  fixupValue: Uint32Array.of(1, 0, 0x1008, 0xfffffff0, 19, 0x3000),
+  fixupKind: Uint8Array.of(3, 1, 0, 2, 4, 0),
+  fixupTrail: Uint8Array.of(0, 0, 4, 1, 0, 0),
   code: Uint8Array.from({ length: 100 }, (_, i) => (i * 37) & 0xff),
   slotCount: 4,
+  frameWords: 20,
 })
 
 /**

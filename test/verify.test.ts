@@ -20,7 +20,7 @@ import { interpretProgram, verifyProgram, type ProgramTerms } from '../src/splic
 import { ROOT } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
 import {
-  claimsOf, complete, LAYOUT, mutated, randomProgram, RANGES, tablesOf, type Fixup, type Program,
+  claimsOf, complete, FRAME_WORDS, LAYOUT, mutated, randomProgram, RANGES, tablesOf, type Fixup, type Program,
 } from './programcode.js'
 
 t.comment(seedNote)
@@ -36,6 +36,7 @@ const NOTHING: Interval = { low: 1n, high: 0n }
 const TERMS: ProgramTerms = {
   live: ALL & ~(FLAGS | RAX | RCX | RDX | RSI),
   slots: RANGES,
+  frameWords: FRAME_WORDS,
   task: LAYOUT,
   returnAddress: 8,
 }
@@ -51,6 +52,7 @@ interface Case extends Program {
 }
 
 const SLOT_MARK = 0x5107_0000_0000_0000n
+const FRAME_MARK = 0xf4a3_0000_0000_0000n
 const SLIDE_MARK = 0x51de_51de
 
 /** Fields of code that a constant marks: they become zero, and a fixup says what they are. */
@@ -62,8 +64,10 @@ const takeMarks = (code: Uint8Array): Fixup[] => {
       fixups.push({ offset: at, kind: FIXUP_KIND.abs32, value: 0, trail: 0 })
       view.setUint32(at, 0)
     }
-    if (at + 8 > code.length || view.getBigUint64(at, true) >> 32n !== SLOT_MARK >> 32n) continue
-    fixups.push({ offset: at, kind: FIXUP_KIND.slot64, value: view.getUint32(at, true), trail: 0 })
+    const mark = at + 8 > code.length ? 0n : view.getBigUint64(at, true) >> 32n
+    if (mark !== SLOT_MARK >> 32n && mark !== FRAME_MARK >> 32n) continue
+    const kind = mark === SLOT_MARK >> 32n ? FIXUP_KIND.slot64 : FIXUP_KIND.frame64
+    fixups.push({ offset: at, kind, value: view.getUint32(at, true), trail: 0 })
     view.setBigUint64(at, 0n)
   }
   return fixups
@@ -87,6 +91,7 @@ const assembleCases = (): Case[] => {
       ...text.split('\n').filter((line) => !/^(#|!|==>)/.test(line)).map((line) => line
         .replace(/\bend\b/g, `end_${i}`)
         .replace(/\$SLOT(\d+)/, (_, slot: string) => `$${SLOT_MARK + BigInt(slot)}`)
+        .replace(/\$FRAME(\d+)/, (_, word: string) => `$${FRAME_MARK + BigInt(word)}`)
         .replace(/\$SLIDE/, `$${SLIDE_MARK}`)),
       `end_${i}:`,
     ]),

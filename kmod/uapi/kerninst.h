@@ -72,6 +72,7 @@
  *	                     (a %gs:disp(%rip) operand: does not move with KASLR)
  *	KERNINST_FIX_SLOT64  u64 = per-CPU pointer of slot `value`, what
  *	                     incq %gs:(%reg) takes in %reg
+ *	KERNINST_FIX_FRAME64 u64 = address of frame word `value`
  *
  * where "end of instruction" is the address of the field + 4 + `trail`.
  * A result that does not fit its field refuses the bundle. Fixups are sorted
@@ -84,7 +85,8 @@
  * has none. An adjusted field lies behind the first byte of a site that is an
  * instruction or a window, anywhere in a springboard, and in no call and no
  * jcc. A jmp form has zero bytes. The value of an ABS32 fixup is zero; a trail
- * is at most 10, and zero for ABS32 and SLOT64.
+ * is at most 10, and zero for ABS32, SLOT64 and FRAME64. frame_words is zero,
+ * or more than KERNINST_FRAME_HEAD.
  *
  * The kernel does all of: verify the signature over exactly the bytes it then
  * uses, check every field, the build id, the slide and every expected byte,
@@ -135,6 +137,17 @@
  * moment, for this open file: what is mapped from the file afterwards is the
  * copy, which does not say where the kernel lies. KERNINST_IOC_RESET zeroes all counters at one moment.
  *
+ * The *frame words* are u64s that all CPUs share, for code that must remember
+ * something of a call until it returns. They are zero but for the first two:
+ *
+ *	KERNINST_FRAME_SINCE  the time-stamp counter when the counters were last
+ *	                      zeroed; 1 before: what began earlier was not seen
+ *	KERNINST_FRAME_SCALE  nanoseconds of 2^32 ticks of it
+ *
+ * Nobody but the patches sees them; they last as long as the heap. A bundle with
+ * frame words is refused where the kernel does not know how fast the
+ * time-stamp counter runs (KERNINST_E_CLOCK).
+ *
  * In a memory image of the machine (a vmcore) the heap is found by itself: the
  * header starts a page, and directory_pfn is the first page of a list that
  * names all pages of the mapping in order, the header's own first.
@@ -148,7 +161,7 @@
 #include <linux/types.h>
 #include <linux/ioctl.h>
 
-#define KERNINST_VERSION	3
+#define KERNINST_VERSION	4
 #define KERNINST_DEVICE		"/dev/kerninst"
 
 #define KERNINST_PAYLOAD_MAGIC	"KINSTPLD"	/* 8 bytes, no NUL */
@@ -163,8 +176,13 @@
 #define KERNINST_MAX_FIXUPS	(8u << 20)
 #define KERNINST_MAX_CODE	(64u << 20)	/* the module's patch area may be smaller */
 #define KERNINST_MAX_SLOTS	(1u << 20)
+#define KERNINST_MAX_FRAME_WORDS	(8u << 20)
 
 #define KERNINST_PIECE_SLOTS	4096u
+
+#define KERNINST_FRAME_SINCE	0u
+#define KERNINST_FRAME_SCALE	1u
+#define KERNINST_FRAME_HEAD	2u
 
 #define KERNINST_NONE		0xffffffffu
 
@@ -191,7 +209,7 @@ struct kerninst_payload {		/* 160 bytes */
 	__u32	code_bytes;
 	__u32	slot_count;
 	__u32	kprobe_rva[2];		/* kprobe_mutex, kprobe_table; both KERNINST_NONE: no kprobes */
-	__u32	reserved;		/* zero */
+	__u32	frame_words;
 };
 
 #define KERNINST_JMP		0
@@ -235,6 +253,7 @@ struct kerninst_form {			/* 16 bytes */
 #define KERNINST_FIX_ABS32	1
 #define KERNINST_FIX_PCPU32	2
 #define KERNINST_FIX_SLOT64	3
+#define KERNINST_FIX_FRAME64	4
 
 struct kerninst_fixup {			/* 12 bytes */
 	__u32	offset;			/* of the field, in the code */
@@ -309,6 +328,7 @@ struct kerninst_dump {			/* 256 bytes */
 #define KERNINST_E_STOP_LIMIT		16	/* ETIME: max_stop_ns is too short; value: ns that one stop takes at least */
 #define KERNINST_E_KPROBE		17	/* EBUSY: index = site that a kprobe is registered at, or may reach */
 #define KERNINST_E_OPTIMIZER		18	/* EBUSY: new kprobes cannot be kept from being optimized; value: the kernel's errno */
+#define KERNINST_E_CLOCK		19	/* EOPNOTSUPP: how fast the time-stamp counter runs is not known */
 
 /* Flags of a request. */
 #define KERNINST_TIED		1	/* apply: remove when this open file is closed */

@@ -41,7 +41,7 @@ export const PAYLOAD = {
   codeBytes: 140,
   slotCount: 144,
   kprobeRva: 148,
-  reserved: 156,
+  frameWords: 156,
 } as const
 
 /** struct kerninst_site. */
@@ -167,7 +167,7 @@ export const LENGTH = {
   live: 24,
 } as const
 
-export const VERSION = 3
+export const VERSION = 4
 export const PAYLOAD_MAGIC = 'KINSTPLD'
 export const HEAP_MAGIC = 'KINSTHEA'
 export const DUMP_MAGIC = 'KINSTDMP'
@@ -181,6 +181,7 @@ export const MAX = {
   fixups: 8 * 2 ** 20,
   code: 64 * 2 ** 20, //      bytes
   slots: 2 ** 20,
+  frameWords: 8 * 2 ** 20,
 } as const
 
 /** Alignment of the tables in the payload, and of the code. */
@@ -214,6 +215,7 @@ export const REASON = {
   stopLimit: 16,
   kprobe: 17,
   optimizer: 18,
+  clock: 19,
 } as const
 
 /** Flags of a request, and what its answer says of the signature. */

@@ -8,14 +8,14 @@ import { createHash } from 'node:crypto'
 import { EXIT, KerninstError } from '../error.js'
 import { NONE } from '../image/rva.js'
 import { KEY_KINDS, PIECE_SLOTS, UNITS, widthOf } from '../probe/aggregates.js'
-import { AGGREGATES } from '../probe/program.js'
-import { KINDS, type Manifest, type ManifestAggregate, type ManifestPoints } from '../splice/manifest.js'
+import { AGGREGATES, KINDS } from '../probe/program.js'
+import type { Manifest, ManifestAggregate, ManifestPoints } from '../splice/manifest.js'
 import { readNumbers, readTexts, writeNumbers, writeTexts } from './columns.js'
 import { MAX } from './layout.js'
 import { MSGPACK_LIMITS, decode, encode } from './msgpack.js'
 import type { MsgpackLimits, Packable } from './msgpack.js'
 
-export const SCHEMA = 'kerninst.manifest/3'
+export const SCHEMA = 'kerninst.manifest/4'
 export const MAX_NAME = 4096 //         bytes of a name, characters of a reason
 export const MAX_PROGRAM = 2 ** 20 //   characters of a probe program
 export const MAX_NAMES = 2 ** 20

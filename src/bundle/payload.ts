@@ -6,7 +6,7 @@
 // The rules, beside the limits of layout.ts:
 //   header  link_base is page aligned, in the top 2 GiB, and image_bytes above it do not wrap; text is in the image,
 //           not empty; anchors and the 20 bytes of the build id are in the image
-//   tables  no site, no code, no slot is no plan;
+//   tables  no site, no code, no slot is no plan; frame words are none, or more than the two that the module fills;
 //           each at the first aligned offset after the one before it, zeros between them, the code last
 //   sites   ascending, inside the text, apart, but that springboards may lie in the window before them, past its first 5
 //           bytes, apart from each other; 5..15 bytes, a hop 2..15, a window 5..16, a springboard 5, or 2 where it is a
@@ -18,11 +18,11 @@
 //           empty; a window: a tail inside the code; any other: no tail
 //   forms   a literal has no target; a jmp has zero bytes and a target in the image
 //   fixups  ascending; fields inside the code, apart from each other and from every tail; rel32 names an rva of the
-//           image, slot64 a slot, abs32 nothing; only rel32 and pcpu32 have a trail, of at most 10 bytes
+//           image, slot64 a slot, frame64 a frame word, abs32 nothing; only rel32 and pcpu32 have a trail, of at most 10 bytes
 
 import { EXIT, KerninstError, assert } from '../error.js'
 import { NONE } from '../image/rva.js'
-import { EXPECTED_BYTES, FIXUP_KIND, FORM_BYTES, FORM_KIND, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../splice/tables.js'
+import { EXPECTED_BYTES, FIXUP_KIND, fixupBytes, FORM_BYTES, FORM_KIND, FRAME, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../splice/tables.js'
 import type { PatchTables, TargetIdentity } from '../splice/tables.js'
 import {
   CODE_ALIGN,
@@ -56,8 +56,6 @@ const LOWEST_BASE = 0xffffffff80000000n
 /** An opcode byte, the field's 4 bytes, then at most this much of an instruction of 15 bytes. */
 const MAX_TRAIL = MAX_INSTRUCTION - 1 - 4
 
-const fixupBytes = (kind: number): number => (kind === FIXUP_KIND.slot64 ? 8 : 4)
-
 /** Where the tables lie: a function of their counts alone. */
 interface Places {
   readonly sites: number
@@ -76,12 +74,14 @@ const placesOf = (siteCount: number, formCount: number, fixupCount: number, code
 }
 
 /** What is wrong with the counts, in words, or ''. */
-const countProblem = (sites: number, forms: number, fixups: number, code: number, slots: number): string => {
+const countProblem = (sites: number, forms: number, fixups: number, code: number, slots: number, frameWords: number): string => {
   if (sites > MAX.sites) return `${sites} sites, more than ${MAX.sites}`
   if (forms > MAX.forms) return `${forms} forms, more than ${MAX.forms}`
   if (fixups > MAX.fixups) return `${fixups} fixups, more than ${MAX.fixups}`
   if (code > MAX.code) return `${code} bytes of code, more than ${MAX.code}`
   if (slots > MAX.slots) return `${slots} slots, more than ${MAX.slots}`
+  if (frameWords > MAX.frameWords) return `${frameWords} frame words, more than ${MAX.frameWords}`
+  if (frameWords > 0 && frameWords <= FRAME.head) return `${frameWords} frame words`
   if (sites === 0 || code === 0 || slots === 0) return 'nothing to apply: no site, no code or no slot'
   const { end } = placesOf(sites, forms, fixups, code)
   return end > MAX.payload ? `${end} bytes, more than ${MAX.payload}` : ''
@@ -211,7 +211,7 @@ const fixupProblem = (target: TargetIdentity, tables: PatchTables, fixup: number
   const value = tables.fixupValue[fixup]!
   const kind = tables.fixupKind[fixup]!
   const trail = tables.fixupTrail[fixup]!
-  if (kind > FIXUP_KIND.slot64) return `an unknown kind ${kind}`
+  if (kind > FIXUP_KIND.frame64) return `an unknown kind ${kind}`
   if (offset + fixupBytes(kind) + trail > tables.code.length) return 'lies outside the code'
   if (fixup > 0 && tables.fixupOffset[fixup - 1]! + fixupBytes(tables.fixupKind[fixup - 1]!) > offset) {
     return 'overlaps the fixup before it, or is out of order'
@@ -221,6 +221,7 @@ const fixupProblem = (target: TargetIdentity, tables: PatchTables, fixup: number
   if (kind === FIXUP_KIND.rel32 && value >= target.imageBytes) return 'its rva lies outside the image'
   if (kind === FIXUP_KIND.abs32 && value !== 0) return 'an abs32 with a value'
   if (kind === FIXUP_KIND.slot64 && value >= tables.slotCount) return `no slot ${value}`
+  if (kind === FIXUP_KIND.frame64 && value >= tables.frameWords) return `no frame word ${value}`
   return ''
 }
 
@@ -261,8 +262,8 @@ const problemOf = (target: TargetIdentity, tables: PatchTables): string => {
  * @throws KerninstError (65) where the plan is empty, or larger than the kernel takes; another broken rule is our bug
  */
 export const encodePayload = (target: TargetIdentity, tables: PatchTables, manifestSha256: Uint8Array): Uint8Array => {
-  const { siteCount, formCount, fixupCount, code, slotCount } = tables
-  const counts = countProblem(siteCount, formCount, fixupCount, code.length, slotCount)
+  const { siteCount, formCount, fixupCount, code, slotCount, frameWords } = tables
+  const counts = countProblem(siteCount, formCount, fixupCount, code.length, slotCount, frameWords)
   if (counts !== '') throw new KerninstError(EXIT.data, `no bundle can be made of this plan: ${counts}`)
   assert(manifestSha256.length === LENGTH.sha256, 'payload: digest of the manifest')
   assert(target.buildId.length === LENGTH.buildId, 'payload: build id')
@@ -298,6 +299,7 @@ export const encodePayload = (target: TargetIdentity, tables: PatchTables, manif
   u32(PAYLOAD.codeOffset, places.code)
   u32(PAYLOAD.codeBytes, code.length)
   u32(PAYLOAD.slotCount, slotCount)
+  u32(PAYLOAD.frameWords, frameWords)
 
   for (let site = 0, at = places.sites; site < siteCount; site++, at += SIZE.site) {
     u32(at + SITE.rva, tables.siteRva[site]!)
@@ -349,13 +351,13 @@ export const decodePayload = (bytes: Uint8Array): Payload => {
   if (u32(PAYLOAD.headerBytes) !== SIZE.payload) refuse('header_bytes is not the size of the header')
   const payloadBytes = view.getBigUint64(PAYLOAD.payloadBytes, true)
   if (payloadBytes !== BigInt(bytes.length)) refuse(`payload_bytes is ${payloadBytes}, but ${bytes.length} are there`)
-  zero(PAYLOAD.reserved, SIZE.payload)
   const siteCount = u32(PAYLOAD.siteCount)
   const formCount = u32(PAYLOAD.formCount)
   const fixupCount = u32(PAYLOAD.fixupCount)
   const codeBytes = u32(PAYLOAD.codeBytes)
   const slotCount = u32(PAYLOAD.slotCount)
-  const counts = countProblem(siteCount, formCount, fixupCount, codeBytes, slotCount)
+  const frameWords = u32(PAYLOAD.frameWords)
+  const counts = countProblem(siteCount, formCount, fixupCount, codeBytes, slotCount, frameWords)
   if (counts !== '') refuse(counts)
   const places = placesOf(siteCount, formCount, fixupCount, codeBytes)
   const expectPlace = (field: number, name: string, place: number): void => {
@@ -405,6 +407,7 @@ export const decodePayload = (bytes: Uint8Array): Payload => {
     fixupTrail: new Uint8Array(fixupCount),
     code: copy(places.code, codeBytes),
     slotCount,
+    frameWords,
   }
   for (let site = 0, at = places.sites; site < siteCount; site++, at += SIZE.site) {
     tables.siteRva[site] = u32(at + SITE.rva)

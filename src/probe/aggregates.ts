@@ -27,8 +27,8 @@ export const HIST_BUCKETS = 65
 export const KEY_KINDS = ['none', 'cpu', 'index'] as const
 export type KeyKind = (typeof KEY_KINDS)[number]
 
-/** Where values of an aggregate are ticks of the time-stamp counter, a report can make time of them. */
-export const UNITS = ['number', 'ticks'] as const
+/** What the values of an aggregate are, where that is known: ticks of the time-stamp counter, or nanoseconds. */
+export const UNITS = ['number', 'ticks', 'ns'] as const
 export type Unit = (typeof UNITS)[number]
 
 export interface AggregateTable {
@@ -54,12 +54,12 @@ export const widthOf = ({ kind, range }: Pick<Aggregate, 'kind'> & { readonly ra
   }
 }
 
-/** Whether a value is a time, or made of times alone. */
+/** Whether a value is a time, or made of times of one kind alone. */
 const unitOf = (one: Expression): Unit => {
   switch (one.op) {
-    case 'input': return one.input === 'elapsed' || one.input === 'oncpu' || one.input === 'ticks' ? 'ticks' : 'number'
-    case 'choice': return unitOf(one.a) === 'ticks' && unitOf(one.b) === 'ticks' ? 'ticks' : 'number'
-    case 'binary': return (one.operator === '+' || one.operator === '-') && unitOf(one.a) === 'ticks' && unitOf(one.b) === 'ticks' ? 'ticks' : 'number'
+    case 'input': return one.input === 'elapsed' || one.input === 'oncpu' ? 'ns' : one.input === 'ticks' ? 'ticks' : 'number'
+    case 'choice': return unitOf(one.a) === unitOf(one.b) ? unitOf(one.a) : 'number'
+    case 'binary': return (one.operator === '+' || one.operator === '-') && unitOf(one.a) === unitOf(one.b) ? unitOf(one.a) : 'number'
     case 'cast': return unitOf(one.a)
     default: return 'number'
   }

@@ -48,6 +48,10 @@ export const eachPart = (one: Expression, see: (part: Expression) => void): void
   if ('b' in one) eachPart(one.b, see)
 }
 
+/** What must all hold for an expression to hold, from the left. */
+export const conditions = (one: Expression): Expression[] =>
+  one.op === 'binary' && one.operator === '&&' ? [...conditions(one.a), ...conditions(one.b)] : [one]
+
 /** How many registers an expression takes while it is computed: Sethi and Ullman's number, about. */
 export const registersNeeded = (one: Expression): number => {
   switch (one.op) {

@@ -3,7 +3,7 @@
 //
 // The lattice, from what says most to what says nothing:
 //   a number in an interval; it may be known to be what a register held at the start, or to have a low byte of 0 or 1
-//   a pointer to a slot; the pointer to the current task; a word with flags in AH and AL: each merges with its like
+//   a pointer to a slot or a frame word; the pointer to the current task; a word with flags in AH and AL: each merges with its like
 //   UNKNOWN: any number
 //
 // Invariant: whatever way led here, each claim is true of the processor. Values are never changed, only replaced.
@@ -18,9 +18,12 @@ export interface NumberValue extends Interval {
   readonly bit: boolean //   its low byte is 0 or 1
 }
 
-/** A slot's per-CPU pointer. `first` and `end` bound the slots that lie with it in one piece of the heap. */
-export interface SlotValue {
-  readonly is: 'slot'
+/**
+ * A slot's per-CPU pointer: `first` and `end` bound the slots that lie with it in one piece of the heap. Or the address of
+ * a frame word, likewise.
+ */
+export interface WordPointer {
+  readonly is: 'slot' | 'frame'
   readonly slot: number
   readonly first: number
   readonly end: number
@@ -32,7 +35,7 @@ export interface WordValue {
   readonly kept: RegisterSet
 }
 
-export type Value = NumberValue | SlotValue | WordValue | { readonly is: 'task' }
+export type Value = NumberValue | WordPointer | WordValue | { readonly is: 'task' }
 
 export const TASK: Value = { is: 'task' }
 
@@ -43,6 +46,8 @@ const EVERYTHING: Interval = { low: 0n, high: LARGEST[64]! }
 export const UNKNOWN: NumberValue = numberIn(EVERYTHING)
 export const UNKNOWN_WITH_BIT: NumberValue = numberIn(EVERYTHING, true)
 export const BIT: NumberValue = numberIn({ low: 0n, high: 1n })
+
+export const isPointer = (value: Value): value is WordPointer => value.is === 'slot' || value.is === 'frame'
 
 /** What a value is as a number. */
 export const intervalOf = (value: Value): Interval => (value.is === 'number' ? value : EVERYTHING)
@@ -63,7 +68,7 @@ export const wordOf = (kept: RegisterSet): Value => (kept === 0 ? UNKNOWN : { is
 /** A value that is one or the other. */
 export const mergeValues = (a: Value, b: Value): Value => {
   if (a === b) return a
-  if (a.is === 'slot' && b.is === 'slot' && a.slot === b.slot && a.first === b.first) return a
+  if (isPointer(a) && isPointer(b) && a.is === b.is && a.slot === b.slot && a.first === b.first) return a
   if (a.is === 'word' && b.is === 'word') return wordOf(a.kept & b.kept)
   if (a.is === 'number' && b.is === 'number') {
     return numberIn(hull(a, b), hasBit(a) && hasBit(b), a.origin === b.origin ? a.origin : -1)

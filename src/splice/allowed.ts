@@ -1,6 +1,6 @@
 // The instructions that a probe program may have: code bytes in, what is to be done out, or a Mistake. An instruction
 // is on the list by iced's code for its exact form; both decoders see it alike; it has no prefix but REX, and GS where
-// it has a memory operand; and no operand is %rsp, but as the base of a load from the stack.
+// it has a memory operand, or LOCK where it is a cmpxchg; and no operand is %rsp, but as the base of a load from the stack.
 // The answer for the same bytes is the same anywhere, so each is asked for once.
 // Left out: what registers hold, and so whether an address is one that may be used. verify.ts asks that.
 
@@ -13,7 +13,7 @@ import { Mistake } from './mistake.js'
 export type Deed =
   | 'mov' | 'lea' | 'movzx' | 'movsx' | 'cmov' | 'set' // flags stay
   | 'add' | 'sub' | 'and' | 'or' | 'xor' | 'imul' | 'neg' | 'not' | 'inc' | 'dec' | 'shl' | 'shr' | 'sar'
-  | 'cmp' | 'test' | 'bsr' | 'div' | 'cmpxchg'
+  | 'cmp' | 'test' | 'bsr' | 'div' | 'mul' | 'shrd' | 'cmpxchg'
   | 'push' | 'pop' | 'lahf' | 'sahf' | 'restoreOF' | 'rdtsc' | 'jmp' | 'jcc'
 
 export interface Memory {
@@ -35,6 +35,7 @@ const NOTHING: Operand = { is: 'immediate', value: 0n }
 export interface Step {
   readonly length: number
   readonly deed: Deed
+  readonly lock: boolean //            prefix
   readonly bits: Bits
   readonly from: number //             of movzx and movsx: bits of the source; else 0
   readonly condition: ConditionCode
@@ -94,6 +95,8 @@ const fillAllowed = (): void => {
   }
   allow('movsx', 64, 'Movsxd_r64_rm32', 32)
   allow('div', 64, 'Div_rm64')
+  allow('mul', 64, 'Mul_rm64')
+  allow('shrd', 64, 'Shrd_rm64_r64_imm8')
   allow('cmpxchg', 64, 'Cmpxchg_rm64_r64')
   allow('push', 64, 'Push_r64')
   allow('pop', 64, 'Pop_r64')
@@ -111,6 +114,7 @@ fillAllowed()
 
 const RSP = 4
 const GS_PREFIX = 0x65
+const LOCK_PREFIX = 0xf0
 const isRex = (byte: number): boolean => (byte & 0xf0) === 0x40
 /** Every legacy prefix: lock, repne, repe, segments, operand and address size. */
 const PREFIXES: ReadonlySet<number> = new Set([0xf0, 0xf2, 0xf3, 0x2e, 0x36, 0x3e, 0x26, 0x64, 0x65, 0x66, 0x67])
@@ -147,25 +151,23 @@ const readOperand = (insn: Instruction, number: number, bits: Bits, gs: boolean)
   }
 }
 
-/** Which operands may lie in memory: a load, an address, or a slot. */
+/** Which operands may lie in memory: a load, an address, a slot (GS) or a frame word. */
 const mayBeMemory = (deed: Deed, bits: Bits, to: Operand, source: Operand): boolean => {
   switch (deed) {
-    case 'mov': return to.is === 'register' && source.is === 'memory'
+    case 'mov': return to.is === 'register' ? source.is === 'memory' : bits === 64 && to.is === 'memory' && !to.gs
     case 'lea': return source.is === 'memory' && !source.gs
-    case 'add': case 'sub': return bits === 64 && to.is === 'memory' && to.gs
-    case 'inc': return bits === 64 && to.is === 'memory' && to.gs
-    case 'cmp': {
-      if (bits !== 64) return false
-      return to.is === 'memory' ? to.gs && source.is === 'register' : source.is === 'memory' && source.gs
-    }
-    case 'cmpxchg': return to.is === 'memory' && to.gs
+    case 'add': case 'sub': return bits === 64 && to.is === 'memory'
+    case 'inc': return bits === 64 && to.is === 'memory'
+    case 'cmp': return bits === 64 && (to.is !== 'memory' || source.is === 'register')
+    case 'cmpxchg': return to.is === 'memory'
     default: return false
   }
 }
 
 const read = (bytes: Uint8Array): Step => {
   const gs = bytes[0] === GS_PREFIX
-  let opcodeAt = gs ? 1 : 0
+  const lock = bytes[0] === LOCK_PREFIX
+  let opcodeAt = gs || lock ? 1 : 0
   if (isRex(bytes[opcodeAt]!)) opcodeAt++
   if (PREFIXES.has(bytes[opcodeAt]!) || isRex(bytes[opcodeAt]!)) throw new Mistake('a prefix')
   const decoder = new Decoder(64, bytes, DecoderOptions.None)
@@ -179,7 +181,7 @@ const read = (bytes: Uint8Array): Step => {
     const source = insn.opCount > 1 ? readOperand(insn, 1, bits, gs) : NOTHING
     const factor = insn.opCount > 2 ? readOperand(insn, 2, bits, gs) : undefined
     const inMemory = to.is === 'memory' || source.is === 'memory'
-    if (gs && !inMemory) throw new Mistake('a prefix')
+    if ((gs && !inMemory) || (lock && deed !== 'cmpxchg')) throw new Mistake('a prefix')
     if (inMemory && !mayBeMemory(deed, bits, to, source)) throw new Mistake('a memory operand that is not on the list')
     if (deed === 'cmpxchg' && !inMemory) throw new Mistake('a cmpxchg of registers')
     if (deed === 'restoreOF') {
@@ -187,7 +189,7 @@ const read = (bytes: Uint8Array): Step => {
       if (!isAl || source.is !== 'immediate' || source.value !== 0x7fn) throw new Mistake('an addition of bytes')
     }
     return {
-      length: insn.length, deed, bits, from, condition: insn.conditionCode, to, source, factor,
+      length: insn.length, deed, lock, bits, from, condition: insn.conditionCode, to, source, factor,
       jump: deed === 'jmp' || deed === 'jcc' ? Number(BigInt.asIntN(64, insn.nearBranchTarget)) : 0,
       immediateAt: offsets.immediateOffset, immediateSize: offsets.hasImmediate ? offsets.immediateSize : 0,
     }

@@ -355,7 +355,7 @@ class Checking {
     if (hooks.start[h] !== this.#reader.at) throw new Mistake('a program is not where it must be')
     const slots = hooks.slotCount[h]! > 0 ? [{ first: hooks.firstSlot[h]!, count: hooks.slotCount[h]! }, ...this.#aggregates] : this.#aggregates
     this.#reader.programs(hooks.end[h]!, {
-      live: hooks.live[h]!, slots, task, returnAddress: this.#returnAddress(site, rva, takes),
+      live: hooks.live[h]!, slots, frameWords: this.#tables.frameWords, task, returnAddress: this.#returnAddress(site, rva, takes),
       asm: hooks.asm.subarray(hooks.asmStart[h], hooks.asmStart[h + 1]),
     })
     return true

@@ -15,8 +15,9 @@ import { isConstant, type Expression } from '../probe/expression.js'
 import type { Assembled } from '../probe/assembly.js'
 import type { Aggregate, Statement } from '../probe/program.js'
 import { rangeOf } from '../probe/range.js'
-import { eachExpression, eachPart, eachStatement, registersOf, same } from '../probe/trees.js'
+import { ARGUMENTS, eachExpression, eachPart, eachStatement, registersOf, same } from '../probe/trees.js'
 import type { CodeBuffer } from './code.js'
+import { SpanWriter, type SpanPart } from './spans.js'
 import { isEasyDivisor, log2, NoRegister, ORDER, Values, type Needs, type Surroundings, type Value } from './values.js'
 import { ALU, CONDITION, REG, SHIFT, type Register } from './writer.js'
 
@@ -33,12 +34,34 @@ export interface PlaceProgram {
   readonly body: readonly Statement[]
   readonly assembled: ReadonlyMap<Statement, Assembled>
   readonly bind: (one: Aggregate) => Bound
+  /** Where it is of a span. At the entry, predicate and body are for the ways out. */
+  readonly span?: SpanPart
 }
+
+const ARGUMENT_SET: RegisterSet = ARGUMENTS.reduce<RegisterSet>((set, r) => set | (1 << r), 0)
 
 /** How often an extremum is tried anew where an interrupt has changed it meanwhile. */
 const TRIES = 3
 
-const needsOf = (programs: readonly Pick<PlaceProgram, 'predicate' | 'body'>[]): Pick<Needs, 'special' | 'ticks'> => {
+/** What of a program runs at the place. */
+const hereOf = ({ predicate, body, span }: Pick<PlaceProgram, 'predicate' | 'body' | 'span'>): Pick<PlaceProgram, 'predicate' | 'body'> => {
+  if (span === undefined || span.role === 'leave') return { ...(predicate && { predicate }), body }
+  return { ...(span.role === 'enter' && span.terms.entry && { predicate: span.terms.entry }), body: [] }
+}
+
+/** Registers that it reads there. */
+const readsOf = (program: PlaceProgram): RegisterSet => {
+  let reads = 0
+  const { span } = program
+  eachExpression(hereOf(program), (one) => { reads |= registersOf(one) })
+  if (span === undefined) return reads
+  // Arguments are read at the entry, what is returned at the ways out.
+  if (span.role === 'leave') return reads & ~ARGUMENT_SET
+  const arguments_ = span.role === 'switch' ? [0, 1] : span.terms.remembers
+  return arguments_.reduce((set, n) => set | (1 << ARGUMENTS[n]!), reads)
+}
+
+const needsOf = (programs: readonly Pick<PlaceProgram, 'predicate' | 'body' | 'span'>[]): Pick<Needs, 'special' | 'ticks'> => {
   const needs = { special: 0, ticks: false }
   const part = (one: Expression): void => {
     if (one.op === 'input' && one.input === 'ticks') {
@@ -51,8 +74,13 @@ const needsOf = (programs: readonly Pick<PlaceProgram, 'predicate' | 'body'>[]):
     if ((one.operator === '/' || one.operator === '%') && !(b !== undefined && isEasyDivisor(one, b))) needs.special |= RAX | RDX
   }
   for (const program of programs) {
-    eachExpression(program, (one) => eachPart(one, part))
-    eachStatement(program.body, (one) => {
+    if (program.span !== undefined) {
+      needs.ticks = true
+      needs.special |= RAX | RDX
+    }
+    const here = hereOf(program)
+    eachExpression(here, (one) => eachPart(one, part))
+    eachStatement(here.body, (one) => {
       if (one.op !== 'aggregate') return
       if (one.kind === 'min' || one.kind === 'max') needs.special |= RAX
       if (one.kind === 'lhist' && log2(one.range!.step) < 0) needs.special |= RAX | RDX
@@ -91,7 +119,7 @@ const compileTogether = (
   let reads = 0
   let [read, written] = [0, 0] // by assembly
   for (const program of programs) {
-    eachExpression(program, (one) => { reads |= registersOf(one) })
+    reads |= readsOf(program)
     for (const one of program.assembled.values()) {
       read |= one.reads & GPRS
       written |= one.writes & GPRS
@@ -134,7 +162,11 @@ class Compiler {
     const { values, values: { writer } } = this
     values.enter()
     for (let p = 0; p < programs.length;) {
-      const { predicate } = programs[p]!
+      const { predicate, span } = programs[p]!
+      if (span !== undefined) {
+        this.#span(programs[p++]!, span)
+        continue
+      }
       if (predicate !== undefined && truthOf(predicate) === false) {
         p++
         continue
@@ -143,10 +175,18 @@ class Compiler {
       if (predicate !== undefined) values.unless(predicate, end)
       // Programs with one predicate ask once.
       do this.#statements(programs[p]!, programs[p]!.body)
-      while (++p < programs.length && predicate !== undefined && programs[p]!.predicate !== undefined && same(predicate, programs[p]!.predicate!))
+      while (++p < programs.length && predicate !== undefined && programs[p]!.span === undefined && programs[p]!.predicate !== undefined && same(predicate, programs[p]!.predicate!))
       writer.place(end)
     }
     values.leave()
+  }
+
+  #span(program: PlaceProgram, span: SpanPart): void {
+    const writer = new SpanWriter(this.values, this.#missed)
+    if (span.role === 'switch') return writer.switch(span.threads)
+    const { terms, frames, threads } = span
+    if (span.role === 'enter') return writer.enter(terms, frames, threads)
+    writer.leave(terms, frames, threads, program.predicate, () => this.#statements(program, program.body))
   }
 
   #statements(program: PlaceProgram, body: readonly Statement[]): void {

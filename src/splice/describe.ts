@@ -5,8 +5,9 @@ import { bytesAt, type Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
 import type { AggregateTable } from '../probe/aggregates.js'
+import { KINDS } from '../probe/program.js'
 import type { SlotLayout } from './hooks.js'
-import { KINDS, type AskedTable, type Manifest, type PlaceTable } from './manifest.js'
+import type { AskedTable, Manifest, PlaceTable } from './manifest.js'
 import type { PointTable } from './points.js'
 import { CODES, REFUSALS, type RefusalCode } from './refusal.js'
 import { instrumentableBytes } from './reserved.js'
@@ -71,6 +72,7 @@ export class Lister {
       for (; fixup < fixupCount && fixupOffset[fixup]! < at + insn.length; fixup++) {
         const value = fixupValue[fixup]!
         if (fixupKind[fixup] === FIXUP_KIND.slot64) text = text.replace('$0,', `$slot${value},`)
+        else if (fixupKind[fixup] === FIXUP_KIND.frame64) text = text.replace('$0,', `$frame${value},`)
         else if (fixupKind[fixup] === FIXUP_KIND.rel32 && insn.nearBranchTarget !== 0n) {
           text = text.replace(/\S+$/, () => name(value))
         } else if (fixupKind[fixup] === FIXUP_KIND.rel32) comment = name(value)

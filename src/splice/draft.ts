@@ -66,14 +66,24 @@ export interface Hook {
   readonly runs: HookRun[] // in the order in which they were asked for
 }
 
+/** What of a program runs at a hook: all of it; or of a span's, what belongs to the entry or to a way out. */
+export const ROLE = { whole: 0, enter: 1, leave: 2 } as const
+
+/** In place of a program's index: what runs at every switch from one thread to another, for spans. */
+export const SWITCHES = 0xffff_ffff
+
 export interface HookRun {
-  readonly program: number
+  readonly program: number //   index, or SWITCHES
+  readonly role: number //      ROLE
   readonly key: number //       of the point that it runs for
   readonly insn: number
   readonly takes: number
   readonly firstSlot: number // of its counts, which follow each other
   readonly counts: number //    how many
 }
+
+/** What is asked to run somewhere. */
+export type RunWanted = Pick<HookRun, 'program' | 'role' | 'key' | 'counts'>
 
 export class Draft {
   readonly ground: Ground
@@ -263,15 +273,14 @@ export class Draft {
 
   /**
    * Runs a program for a point, before an instruction or on its taken side; once, however often it is asked for.
-   * @param key of the point
    * @param counts how many counts it keeps for a point by itself
    */
   run(
-    fn: PlannedFunction, insn: number, takes: number, level: number, program: number, key: number, counts: number,
+    fn: PlannedFunction, insn: number, takes: number, level: number, { program, role, key, counts }: RunWanted,
   ): HookRun | RefusalCode {
     const i = wholeInsn(this.ground, fn, insn)
     let hook = this.hookAt(i, takes)
-    const known = hook?.runs.find((one) => one.key === key)
+    const known = hook?.runs.find((one) => one.key === key && one.role === role)
     if (known !== undefined) return known
     if (hook === undefined) {
       const why = takes ? this.#reachTaken(fn, insn, i, level) : this.#reachBefore(fn, insn, i, level)
@@ -281,14 +290,14 @@ export class Draft {
     }
     const firstSlot = this.slotInsn.length
     for (let n = 0; n < counts; n++) this.#addSlot(i, takes, hook.live, 0)
-    const run = { program, key, insn: i, takes, firstSlot, counts }
+    const run = { program, role, key, insn: i, takes, firstSlot, counts }
     hook.runs.push(run)
     return run
   }
 
   /** Whether a program runs for a point before an instruction already. */
-  runsAt(fn: PlannedFunction, insn: number, key: number): boolean {
-    return this.hookAt(wholeInsn(this.ground, fn, insn), 0)?.runs.some((one) => one.key === key) ?? false
+  runsAt(fn: PlannedFunction, insn: number, { key, role }: RunWanted): boolean {
+    return this.hookAt(wholeInsn(this.ground, fn, insn), 0)?.runs.some((one) => one.key === key && one.role === role) ?? false
   }
 
   /** Takes back a run that was just added, where others that belong to it cannot be had. */

@@ -294,6 +294,7 @@ export const encodeDraft = (
       ...code.fixupTables(),
       code: code.bytes(),
       slotCount: runner.layout.slotCount,
+      frameWords: runner.frames.words,
     },
     siteTactic, counterCount: counters, slotSite, slotRva, slotTakes, slotLive, slotOf,
     hooks, layout: runner.layout, task: programs.task,

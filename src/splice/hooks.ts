@@ -13,7 +13,9 @@ import type { TaskLayout } from '../probe/task.js'
 import type { CodeBuffer } from './code.js'
 import { Column } from './column.js'
 import { compilePrograms, type Bound } from './compile.js'
-import type { Draft } from './draft.js'
+import { ROLE, SWITCHES, type Draft, type HookRun } from './draft.js'
+import { layOutFrames, SPAN_BITS, type FrameLayout } from './frames.js'
+import type { SpanPart } from './spans.js'
 import { TACTIC } from './tactics.js'
 
 /** Where programs run, in the order of their code. */
@@ -44,9 +46,11 @@ export interface ProgramContext {
   readonly programs: readonly PointProgram[]
   readonly aggregates: Aggregates
   readonly task: TaskLayout | undefined
+  /** A span remembers at most 2 to the power of this many calls in flight. */
+  readonly spanBits: number
 }
 
-export const NO_PROGRAMS: ProgramContext = { programs: [], aggregates: new Aggregates(), task: undefined }
+export const NO_PROGRAMS: ProgramContext = { programs: [], aggregates: new Aggregates(), task: undefined, spanBits: SPAN_BITS.usual }
 
 /** Puts aggregates behind `used` slots, each in one piece of the heap. */
 export const layOutSlots = (used: number, { programs, aggregates }: ProgramContext): SlotLayout => {
@@ -68,11 +72,17 @@ export const returnAddressAt = (image: Image, rva: Rva, tactic: number): number 
   return offset < 0 || tactic !== TACTIC.retargetCall ? offset : offset + 8
 }
 
+const NO_ASSEMBLY: PointProgram['assembled'] = new Map()
+const noBinding = (): never => {
+  throw new Error('it has no aggregates')
+}
+
 /** All programs of one hook together; the verifier takes no more than twice that. */
 const MAX_BYTES = 30_000
 
 export class HookWriter {
   readonly layout: SlotLayout
+  readonly frames: FrameLayout
   readonly #draft: Draft
   readonly #context: ProgramContext
   #nextSlot: number
@@ -92,6 +102,7 @@ export class HookWriter {
     this.#nextSlot = counters
     this.#number = number
     this.layout = layOutSlots(draft.slotInsn.length, context)
+    this.frames = layOutFrames(context.programs, context.spanBits)
   }
 
   /**
@@ -105,10 +116,16 @@ export class HookWriter {
     const start = code.length
     const firstSlot = this.#nextSlot
     const programs = hook.runs.map((run) => {
+      const span = this.#spanPart(run)
+      if (run.program === SWITCHES) return { body: [], assembled: NO_ASSEMBLY, bind: noBinding, ...(span && { span }) }
       const program = this.#context.programs[run.program]!
       const first = this.#nextSlot
       for (let n = 0; n < run.counts; n++) this.#number(run.firstSlot + n, this.#nextSlot++, site)
-      return { ...program, bind: (one: Aggregate) => this.#bind(program, first, one) }
+      const { predicate, body, assembled } = program
+      return {
+        ...(predicate && { predicate }), body, assembled, ...(span && { span }),
+        bind: (one: Aggregate) => this.#bind(program, first, one),
+      }
     })
     const rva = takes ? insns.target[insn]! : insns.rva[insn]!
     const stretches = compilePrograms(code, hook.live, programs, {
@@ -129,6 +146,13 @@ export class HookWriter {
     columns.end.push(code.length)
     columns.firstSlot.push(firstSlot)
     columns.slotCount.push(this.#nextSlot - firstSlot)
+  }
+
+  #spanPart({ program, role }: HookRun): SpanPart | undefined {
+    const { threads, tables } = this.frames
+    if (program === SWITCHES) return { role: 'switch', threads: threads! }
+    const terms = this.#context.programs[program]!.span
+    return terms && { role: role === ROLE.enter ? 'enter' : 'leave', terms, frames: tables[program]!, threads }
   }
 
   #bind({ counts }: PointProgram, first: number, one: Aggregate): Bound {

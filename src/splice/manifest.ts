@@ -6,7 +6,7 @@
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
 import type { KeyKind, Unit } from '../probe/aggregates.js'
-import type { AggregateKind, PointKind } from '../probe/program.js'
+import { KINDS, type AggregateKind } from '../probe/program.js'
 import type { PointTable } from './points.js'
 
 export interface Manifest {
@@ -65,9 +65,6 @@ export interface AskedTable {
 }
 
 export type ManifestPoints = Omit<PointTable, 'asked'>
-
-/** Kinds of points by number. */
-export const KINDS: readonly PointKind[] = ['entry', 'return', 'insn', 'call', 'block', 'edge']
 
 /** function+0xoffset of an rva that the manifest names. */
 export const placeName = ({ places, names, image }: Manifest, rva: Rva): string => {

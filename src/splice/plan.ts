@@ -5,7 +5,7 @@
 import { equivalentBlocks } from '../cfg/equivalent.js'
 import { findStaying } from '../cfg/flows.js'
 import type { FunctionGraph } from '../cfg/function.js'
-import { GPRS } from '../code/registers.js'
+import { GPRS, RAX } from '../code/registers.js'
 import type { SecondDecoder } from '../code/second.js'
 import type { Image } from '../image/image.js'
 import { hex, NONE, type Rva } from '../image/rva.js'
@@ -15,10 +15,11 @@ import type { KernelLiveness } from '../liveness/live.js'
 import type { Point } from '../probe/points.js'
 import type { PointProgram } from '../probe/requests.js'
 import type { TaskLayout } from '../probe/task.js'
-import { eachExpression, eachPart, registersOf } from '../probe/trees.js'
+import type { Expression } from '../probe/expression.js'
+import { ARGUMENTS, eachExpression, eachPart, registersOf } from '../probe/trees.js'
 import { specialRegisters } from './compile.js'
 import { countFlows, deriveBlock, whyNoFlows, type CountKind } from './counts.js'
-import { Draft, LEVELS, LEVEL, type HookRun } from './draft.js'
+import { Draft, LEVELS, LEVEL, ROLE, SWITCHES, type HookRun, type RunWanted } from './draft.js'
 import { encodeDraft, type Encoded } from './encode.js'
 import { callsOf, waysOut, type WayOut } from './exits.js'
 import { changesGs, Ground, type PlannedFunction } from './ground.js'
@@ -52,7 +53,9 @@ class Planner {
     this.#programs = programs.map(wantedBy)
     this.#task = task
     // Nobody may change a register on its way to a program that reads it, though it be dead.
-    this.draft = new Draft(ground, this.#programs.reduce((set, { registers }) => set | registers, 0))
+    const kept = this.#programs.reduce((set, { registers, entryRegisters, switches }) =>
+      set | registers | entryRegisters | (switches ? SWITCH_REGISTERS : 0), 0)
+    this.draft = new Draft(ground, kept)
     this.points = new PointCollector(asked)
   }
 
@@ -76,8 +79,13 @@ class Planner {
     const program = this.#programs[point.program]!
     if (program.task && this.#task === undefined) return this.#refuse(of, NONE, 'no-task')
     if (program.clashes) return this.#refuse(of, NONE, 'asm-registers')
+    if (program.switches) {
+      if (this.#ground.image.functions.nameOf(point.fn) === SWITCH) return this.#refuse(of, NONE, 'no-switch')
+      const why = this.#switch()
+      if (why !== '') return this.#refuse(of, NONE, 'no-switch')
+    }
     const slot = program.counts.indexOf(point.aggregate)
-    const key = this.#keyOf(point)
+    const wanted = { program: point.program, key: this.#keyOf(point), counts: program.counts.length }
     for (const { rva, to, spots, refusal } of spotsOf(this.#ground, fn, point, program)) {
       if (refusal !== '') {
         this.points.refuse(of, rva, codeNumber(refusal), to)
@@ -85,13 +93,17 @@ class Planner {
       }
       const runs: HookRun[] = []
       let why: RefusalCode | '' = ''
+      let entered: Rva = NONE
       for (const spot of spots) {
-        const run = this.#runAt(fn, spot, point.program, key, program.counts.length)
+        const run = this.#runAt(fn, behind(fn, spot, entered), {
+          ...wanted, ...(spot.enters && { counts: 0 }), role: spot.enters ? ROLE.enter : point.kind === 'span' ? ROLE.leave : ROLE.whole,
+        })
         if (typeof run === 'string') {
           why = run
           break
         }
         runs.push(run)
+        if (spot.enters) entered = this.#ground.start(run.insn)
       }
       if (why !== '') {
         for (const run of runs) this.draft.stop(run)
@@ -100,8 +112,27 @@ class Planner {
       }
       this.points.serve(of, rva, to)
       if (slot < 0) continue
-      for (const { firstSlot } of runs) this.points.term(firstSlot + slot, this.#ground.start(this.draft.slotInsn[firstSlot + slot]!))
+      for (const { firstSlot, counts } of runs) if (counts > 0) this.points.term(firstSlot + slot, this.#ground.start(this.draft.slotInsn[firstSlot + slot]!))
     }
+  }
+
+  #switched: RefusalCode | '' | undefined
+  /** Sees to it that spans hear of every switch from one thread to another; or says why they cannot. */
+  #switch(): RefusalCode | '' {
+    return this.#switched ??= this.#serveSwitch()
+  }
+
+  #serveSwitch(): RefusalCode | '' {
+    const { functions } = this.#ground.image
+    const found = functions.functionsNamed(SWITCH)
+    if (found.length !== 1) return 'no-switch'
+    const fn = this.#ground.prepare(found[0]!)
+    if (fn.graph.incomplete !== '') return fn.graph.incomplete
+    const point = { name: SWITCH, kind: 'entry', fn: found[0]!, functionName: SWITCH, offset: 0, aggregate: '', program: SWITCHES } as const
+    const [row] = spotsOf(this.#ground, fn, point, { registers: SWITCH_REGISTERS, caller: false, entryRegisters: 0 })
+    if (row!.refusal !== '') return row!.refusal
+    const run = this.#runAt(fn, row!.spots[0]!, { program: SWITCHES, role: ROLE.whole, key: NONE, counts: 0 })
+    return typeof run === 'string' ? run : ''
   }
 
   /** One number for each point of each program. */
@@ -112,11 +143,11 @@ class Planner {
     return key
   }
 
-  #runAt(fn: PlannedFunction, { insns, takes }: Spot, program: number, key: number, counts: number): HookRun | RefusalCode {
+  #runAt(fn: PlannedFunction, { insns, takes }: Spot, wanted: RunWanted): HookRun | RefusalCode {
     let why: RefusalCode | undefined
     for (const level of LEVELS) {
       if (takes) {
-        const run = this.draft.run(fn, insns[0]!, 1, level, program, key, counts)
+        const run = this.draft.run(fn, insns[0]!, 1, level, wanted)
         if (typeof run !== 'string') return run
         why = run
         continue
@@ -125,18 +156,18 @@ class Planner {
       let cost = Infinity
       for (const insn of insns) {
         // Where it runs already it stays: each count of a point is a row of its own.
-        const own = this.draft.runsAt(fn, insn, key) ? -1 : this.draft.costBefore(fn, insn, level)
+        const own = this.draft.runsAt(fn, insn, wanted) ? -1 : this.draft.costBefore(fn, insn, level)
         if (own >= cost) continue
         best = insn
         cost = own
       }
       if (best === NONE) continue
-      const run = this.draft.run(fn, best, 0, level, program, key, counts)
+      const run = this.draft.run(fn, best, 0, level, wanted)
       if (typeof run !== 'string') return run
       why ??= run
     }
     if (why !== undefined) return why
-    const own = this.draft.run(fn, insns[0]!, 0, LEVEL.shortJump, program, key, counts)
+    const own = this.draft.run(fn, insns[0]!, 0, LEVEL.shortJump, wanted)
     // As for counts: what is missing is a neighbour that would do.
     return own === 'ftrace' || own === 'endbr' ? 'too-short' : own
   }
@@ -310,11 +341,23 @@ class Planner {
   }
 }
 
+/** Where one thread becomes another (arch/x86/kernel/process_64.c, 6.1 and 6.12): the two are its arguments. */
+const SWITCH = '__switch_to'
+const SWITCH_REGISTERS = (1 << ARGUMENTS[0]!) | (1 << ARGUMENTS[1]!)
+
+/** A spot, but for the instructions before the one at which the call was remembered, if they lie in one line with it. */
+const behind = ({ graph: { insns } }: PlannedFunction, spot: Spot, entered: Rva): Spot => {
+  if (entered === NONE || spot.takes) return spot
+  const last = spot.insns.reduce((most, i) => Math.max(most, insns.rva[i]!), 0)
+  return { ...spot, insns: spot.insns.filter((i) => insns.rva[i]! >= entered || last < entered) }
+}
+
 /** What a program reads, and what it counts for each point. */
 interface Wanted extends Wants {
   readonly counts: readonly string[]
   readonly task: boolean
   readonly clashes: boolean // assembly uses what the compiler needs
+  readonly switches: boolean // it must hear of every switch from one thread to another
 }
 
 const wantedBy = (program: PointProgram): Wanted => {
@@ -324,16 +367,31 @@ const wantedBy = (program: PointProgram): Wanted => {
     registers |= reads & GPRS
     touched |= (reads | writes) & GPRS
   }
-  let [caller, task] = [false, false]
-  eachExpression(program, (one) => {
-    registers |= registersOf(one)
-    eachPart(one, (part) => {
-      if (part.op !== 'input') return
-      caller ||= part.input === 'caller'
-      task ||= part.input === 'cpu' || part.input === 'pid' || part.input === 'tid'
-    })
+  const { span } = program
+  let entryRegisters = 0
+  // A span knows its calls by where the return address is, and remembers the arguments that are asked for.
+  let [caller, task] = [span !== undefined, span?.oncpu ?? false]
+  const see = (one: Expression): void => eachPart(one, (part) => {
+    if (part.op !== 'input') return
+    caller ||= part.input === 'caller'
+    task ||= part.input === 'cpu' || part.input === 'pid' || part.input === 'tid'
   })
-  return { registers, caller, task, counts: program.counts, clashes: (touched & specialRegisters(program)) !== 0 }
+  eachExpression(program, (one) => {
+    if (span === undefined) registers |= registersOf(one)
+    else {
+      entryRegisters |= registersOf(one) & ~RAX
+      registers |= registersOf(one) & RAX
+    }
+    see(one)
+  })
+  if (span?.entry !== undefined) {
+    entryRegisters |= registersOf(span.entry)
+    see(span.entry)
+  }
+  return {
+    registers, entryRegisters, caller, task, counts: program.counts, clashes: (touched & specialRegisters(program)) !== 0,
+    switches: span?.oncpu ?? false,
+  }
 }
 
 /** The instructions of a block but one, nearest to that one first. */

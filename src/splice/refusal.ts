@@ -22,6 +22,7 @@ export const REFUSALS = {
   'no-place': 'no instruction runs exactly when it does, so that a program could run there',
   'asm-registers': 'assembly uses a register that division, a variable shift, min or max of the same program need',
   'tail-call': 'one way out is a jump to another function, which makes the value that is returned',
+  'no-switch': 'oncpu needs a place at which every switch between threads is seen, and there is none; or it is asked of the switch itself',
   'no-return-address': 'the kernel\'s unwind data do not say where the return address is',
   // The instruction.
   'decoders-disagree': 'the two decoders do not agree on the instruction',

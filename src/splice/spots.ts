@@ -22,6 +22,7 @@ import { CODES, type RefusalCode } from './refusal.js'
 export interface Spot {
   readonly insns: readonly number[]
   readonly takes: 0 | 1
+  readonly enters?: boolean // of a span: its entry
 }
 
 /** A point, and where its program runs. */
@@ -36,6 +37,8 @@ export interface SpotRow {
 export interface Wants {
   readonly registers: RegisterSet
   readonly caller: boolean
+  /** Of a span: what it reads at the entry. */
+  readonly entryRegisters: RegisterSet
 }
 
 const refused = (refusal: RefusalCode, rva: Rva = NONE, to: Rva = NONE): SpotRow => ({ rva, to, spots: [], refusal })
@@ -55,7 +58,7 @@ export const spotsOf = (ground: Ground, fn: PlannedFunction, point: Point, wants
     case 'return': return [finder.ways()]
     case 'block': return graph.incomplete !== '' ? [refused(graph.incomplete)] : finder.blocks()
     case 'edge': return graph.incomplete !== '' ? [refused(graph.incomplete)] : finder.edges()
-    case 'span': return [refused('no-place')]
+    case 'span': return [finder.span()]
   }
 }
 
@@ -136,6 +139,17 @@ class SpotFinder {
       if (at === NONE) at = rva
     }
     return spots.length === 0 ? refused('never-returns') : { rva: at, to: NONE, spots, refusal: '' }
+  }
+
+  /** The entry, before all others, and all ways out. */
+  span(): SpotRow {
+    const { insns, start } = this.#graph
+    const entry = new SpotFinder(this.#ground, this.#graph, { ...this.#wants, registers: this.#wants.entryRegisters })
+      .before(indexOf(insns.rva, start))
+    if (entry.refusal !== '') return entry
+    const ways = this.ways()
+    if (ways.refusal !== '') return ways
+    return { ...entry, spots: [...entry.spots.map((spot) => ({ ...spot, enters: true })), ...ways.spots] }
   }
 
   #taken(insn: number): Spot | RefusalCode {

@@ -17,7 +17,13 @@ export const RELOC_KIND = { none: 0, add: 1, sub: 2 } as const
 export const FORM_KIND = { literal: 0, jmp: 1 } as const
 
 /** How a field of the code is completed on the target (KERNINST_FIX_*). */
-export const FIXUP_KIND = { rel32: 0, abs32: 1, pcpu32: 2, slot64: 3 } as const
+export const FIXUP_KIND = { rel32: 0, abs32: 1, pcpu32: 2, slot64: 3, frame64: 4 } as const
+
+/** Bytes of the field that a fixup completes. */
+export const fixupBytes = (kind: number): number => (kind === FIXUP_KIND.slot64 || kind === FIXUP_KIND.frame64 ? 8 : 4)
+
+/** Frame words that the module fills, and how many these are: when counting began, and nanoseconds of 2^32 ticks (KERNINST_FRAME_*). */
+export const FRAME = { since: 0, scale: 1, head: 2 } as const
 
 export const EXPECTED_BYTES = 16
 export const FORM_BYTES = 6
@@ -43,12 +49,13 @@ export interface PatchTables {
 
   readonly fixupCount: number
   readonly fixupOffset: Uint32Array //      fixup -> offset of the field in code; ascending
-  readonly fixupValue: Uint32Array //       fixup -> rva, per-CPU offset or slot
+  readonly fixupValue: Uint32Array //       fixup -> rva, per-CPU offset, slot or frame word
   readonly fixupKind: Uint8Array //         fixup -> FIXUP_KIND
   readonly fixupTrail: Uint8Array //        fixup -> bytes from the field's end to the instruction's end
 
   readonly code: Uint8Array
   readonly slotCount: number
+  readonly frameWords: number // u64s that all CPUs share, for what is remembered of calls; 0: none
 }
 
 /** What the payload says of the kernel that it is for. */

@@ -57,6 +57,9 @@ export class NoRegister extends Error {}
 
 export type Value = { readonly constant: bigint } | { readonly register: Register; readonly owned: boolean }
 
+/** Inputs that are not what they are elsewhere. */
+export type Told = Readonly<Partial<Record<Input, () => Value>>>
+
 export class Values {
   readonly writer = new InstructionWriter()
   readonly #live: RegisterSet
@@ -67,6 +70,7 @@ export class Values {
   readonly #free: Register[] // general ones, the next one last
   #depth = 0 // words on the stack
   #ticks: Register = -1
+  #told: Told = {}
 
   /** @param pushed registers that are live and pushed, so that they can be used */
   constructor(live: RegisterSet, pushed: RegisterSet, needs: Needs, around: Surroundings) {
@@ -99,6 +103,16 @@ export class Values {
     writer.shiftImmediate(SHIFT.shl, REG.rdx, 32)
     writer.alu(ALU.or, REG.rax, REG.rdx)
     writer.move(this.#ticks, REG.rax)
+  }
+
+  /** The register with the time, where anybody has asked for it. */
+  get ticks(): Register {
+    return this.#ticks
+  }
+
+  /** From now on, some inputs are these. */
+  tell(told: Told): void {
+    this.#told = told
   }
 
   leave(): void {
@@ -147,7 +161,7 @@ export class Values {
     switch (one.op) {
       case 'register':
         if (this.#needs.written & (1 << one.register)) return { register: one.register, owned: false }
-        return this.#original(one.register)
+        return this.original(one.register)
       case 'input': return this.#input(one.input)
       case 'unary': {
         if (one.operator === '!') return this.#bit(one)
@@ -190,7 +204,7 @@ export class Values {
   }
 
   /** What a register holds where the probe is. */
-  #original(register: Register): Value {
+  original(register: Register): Value {
     const { writer } = this
     const place = this.#pushed.indexOf(register)
     if (register !== REG.rsp && place < 0) return { register, owned: false }
@@ -203,8 +217,10 @@ export class Values {
   #input(input: Input): Value {
     const { writer } = this
     const { task, returnAddress } = this.#around
-    if (input === 'retval') return this.#original(REG.rax)
-    if (input.startsWith('arg')) return this.#original(ARGUMENTS[Number(input.slice(3))]!)
+    const told = this.#told[input]
+    if (told !== undefined) return told()
+    if (input === 'retval') return this.original(REG.rax)
+    if (input.startsWith('arg')) return this.original(ARGUMENTS[Number(input.slice(3))]!)
     if (input === 'ticks') return { register: this.#ticks, owned: false }
     const r = this.take()
     if (input === 'caller') {
@@ -223,6 +239,20 @@ export class Values {
       }
     }
     return { register: r, owned: true }
+  }
+
+  /** Where the function's return address is. */
+  loadReturnAddressAt(to: Register): void {
+    const { returnAddress } = this.#around
+    assert(returnAddress >= 0, 'the return address is known')
+    this.writer.address(to, REG.rsp, returnAddress + 8 * this.#depth)
+  }
+
+  /** The address of the current task. */
+  loadCurrent(to: Register): void {
+    const { task } = this.#around
+    assert(task !== undefined, 'the current task is known')
+    this.writer.loadPerCpu(to, task.current, true)
   }
 
   /** Both operands, the one that needs more registers first. */

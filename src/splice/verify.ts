@@ -3,7 +3,7 @@
 //
 //   control leaves at the end and nowhere else, and soon: all jumps lead forward, to the start of an instruction
 //   what is live at the end is what it was at the start, and the stack is where it was
-//   no memory is changed but whole slots that the program may change, each with one instruction
+//   no memory is changed but whole slots that the program may change, each with one instruction, and whole frame words
 //   no memory is read but those, pushed words, the return address, and the fields of `task`
 //   nothing traps: no address but those, no division but of 64 bits by what is not zero
 //
@@ -16,7 +16,7 @@ import { AF, CF, FLAGS, OF, PF, SF, ZF, namesOf, type RegisterSet } from '../cod
 import type { TaskLayout } from '../probe/task.js'
 import {
   BIT, UNKNOWN, UNKNOWN_WITH_BIT, State, TASK, foundBy, hasBit, intervalOf, lowHalf, mergeValues, numberIn, wordOf,
-  type SlotValue, type Value,
+  isPointer, type Value, type WordPointer,
 } from './abstract.js'
 import { Allowed, type Memory, type Operand, type Step } from './allowed.js'
 import { Foreign } from './foreign.js'
@@ -24,7 +24,7 @@ import * as interval from './interval.js'
 import type { Interval } from './interval.js'
 import { Mistake } from './mistake.js'
 import type { Opinions } from './opinion.js'
-import { FIXUP_KIND, type PatchTables } from './tables.js'
+import { FIXUP_KIND, fixupBytes, FRAME, type PatchTables } from './tables.js'
 
 /** Heap slots (u64 each) that the code may change: an array of slots that lie in one piece of the heap. */
 export interface SlotRange {
@@ -35,6 +35,7 @@ export interface SlotRange {
 export interface ProgramTerms {
   readonly live: RegisterSet //            registers and flags that must be, at the end, what they were at the start
   readonly slots: readonly SlotRange[]
+  readonly frameWords: number //           how many there are
   readonly task: TaskLayout | undefined // undefined: neither may be read
   readonly returnAddress: number //        bytes from %rsp at the start to the function's; -1: it may not be read
   /** Assembly that users wrote, where more is allowed (foreign.ts): offsets in the code, start, end, start, end ... */
@@ -192,11 +193,15 @@ class Interpreting {
     this.#fixup = f + 1
     if (f + 1 < fixupCount && fixupOffset[f + 1]! < next) throw new Mistake('two fixups in one instruction')
     if (fixupKind[f] === FIXUP_KIND.slot64 && bits === 64 && immediateSize === 8) return this.#pointerTo(fixupValue[f]!)
+    if (fixupKind[f] === FIXUP_KIND.frame64 && bits === 64 && immediateSize === 8) {
+      if (fixupValue[f]! >= this.#terms.frameWords) throw new Mistake(`frame word ${fixupValue[f]} is not there`)
+      return { is: 'frame', slot: fixupValue[f]!, first: 0, end: this.#terms.frameWords }
+    }
     if (fixupKind[f] === FIXUP_KIND.abs32 && immediateSize === 4 && fixupValue[f] === 0) return SLIDE
     throw new Mistake('a fixup of a wrong kind')
   }
 
-  #pointerTo(slot: number): SlotValue {
+  #pointerTo(slot: number): WordPointer {
     for (const { first, count } of this.#terms.slots) {
       if (slot >= first && slot < first + count) return { is: 'slot', slot, first, end: first + count }
     }
@@ -207,7 +212,8 @@ class Interpreting {
     const { deed, bits, to, source } = step
     switch (deed) {
       case 'mov':
-        if (fixed !== undefined) this.#write(state, to, bits, fixed)
+        if (to.is === 'memory') this.#mustBeFrame(state, to)
+        else if (fixed !== undefined) this.#write(state, to, bits, fixed)
         else if (source.is === 'memory') this.#write(state, to, bits, this.#load(state, source, bits))
         else this.#write(state, to, bits, this.#value(state, source))
         return
@@ -241,13 +247,26 @@ class Interpreting {
         this.#findBit(state, step)
         return
       case 'cmpxchg':
-        this.#mustBeSlot(state, to)
-        this.#mustBeNumber(this.#value(state, source))
+        if (step.lock) this.#mustBeFrame(state, to)
+        else {
+          this.#mustBeSlot(state, to)
+          this.#mustBeNumber(this.#value(state, source))
+        }
         state.changeFlags(FLAGS)
         state.set(RAX, UNKNOWN)
         return
       case 'div':
         this.#divide(state, intervalOf(this.#value(state, to)))
+        return
+      case 'mul':
+        this.#value(state, to)
+        state.changeFlags(FLAGS)
+        state.set(RAX, UNKNOWN)
+        state.set(RDX, UNKNOWN)
+        return
+      case 'shrd':
+        state.changeFlags(FLAGS)
+        state.set(this.#register(to), UNKNOWN)
         return
       case 'push':
         if (state.words.length === MAX_PUSHED) throw new Mistake('too much is pushed')
@@ -331,12 +350,12 @@ class Interpreting {
 
   // --- Memory ---
 
-  /** Whether an operand is a slot of the program's, whole; its address may depend on an index. */
-  #isSlot(state: State, memory: Memory): boolean {
+  /** Whether an operand is a slot of the program's or a frame word, whole; its address may depend on an index. */
+  #isWord(state: State, memory: Memory, is: WordPointer['is'], first = 0): boolean {
     const { gs, base, index, scale, displacement } = memory
-    if (!gs || base < 0 || base === RSP) return false
+    if (gs !== (is === 'slot') || base < 0 || base === RSP) return false
     const pointer = state.get(base)
-    if (pointer.is !== 'slot') return false
+    if (!isPointer(pointer) || pointer.is !== is) return false
     if (displacement % 8n !== 0n) return false
     let [low, high] = [0n, 0n]
     if (index >= 0) {
@@ -345,18 +364,30 @@ class Interpreting {
       ;({ low, high } = number)
     }
     const slot = BigInt(pointer.slot) + displacement / 8n
-    return slot + low >= BigInt(pointer.first) && slot + high < BigInt(pointer.end)
+    return slot + low >= BigInt(Math.max(first, pointer.first)) && slot + high < BigInt(pointer.end)
   }
 
   #mustBeSlot(state: State, operand: Operand): void {
-    if (operand.is === 'memory' && this.#isSlot(state, operand)) return
+    if (operand.is === 'memory' && this.#isWord(state, operand, 'slot')) return
     throw new Mistake('memory that is not certainly a slot of the program')
+  }
+
+  /** A frame word that the module has not filled itself. */
+  #mustBeFrame(state: State, operand: Operand): void {
+    if (operand.is === 'memory' && this.#isWord(state, operand, 'frame', FRAME.head)) return
+    throw new Mistake('memory that is not certainly a frame word of the program')
+  }
+
+  /** What is changed or read where the whole instruction is about one word. */
+  #mustBeSlotOrFrame(state: State, operand: Memory): void {
+    if (operand.gs) this.#mustBeSlot(state, operand)
+    else this.#mustBeFrame(state, operand)
   }
 
   #load(state: State, memory: Memory, bits: interval.Bits): Value {
     const { gs, base, index, displacement } = memory
     const { task, returnAddress } = this.#terms
-    if (bits === 64 && this.#isSlot(state, memory)) return UNKNOWN
+    if (bits === 64 && (this.#isWord(state, memory, 'slot') || this.#isWord(state, memory, 'frame'))) return UNKNOWN
     if (index < 0 && gs && base < 0 && task !== undefined) {
       if (bits === 64 && displacement === BigInt(task.current)) return TASK
       if (bits === 32 && displacement === BigInt(task.cpu)) return CPU
@@ -378,15 +409,17 @@ class Interpreting {
   #address(state: State, operand: Operand): Value {
     if (operand.is !== 'memory') throw new Mistake('lea of a register')
     const { base, index, scale, displacement } = operand
+    // Where something is on the stack, as a number: nothing can be reached by it.
+    if (base === RSP && index < 0) return UNKNOWN
     if (base === RSP || index === RSP) throw new Mistake('%rsp is an operand')
     const start = base < 0 ? undefined : state.get(base)
-    if (start?.is === 'slot' && index < 0) return this.#moved(start, displacement)
+    if (start !== undefined && isPointer(start) && index < 0) return this.#moved(start, displacement)
     const first = start === undefined ? ZERO : intervalOf(start)
     return numberIn(interval.address(first, index < 0 ? ZERO : intervalOf(state.get(index)), scale, displacement))
   }
 
   /** A pointer so many bytes further. */
-  #moved(pointer: SlotValue, bytes: bigint): Value {
+  #moved(pointer: WordPointer, bytes: bigint): Value {
     const slot = BigInt(pointer.slot) + bytes / 8n
     if (bytes % 8n !== 0n || slot < BigInt(pointer.first) || slot >= BigInt(pointer.end)) return UNKNOWN
     return { ...pointer, slot: Number(slot) }
@@ -413,7 +446,8 @@ class Interpreting {
 
   #compare(state: State, { deed, bits, to, source }: Step): void {
     if (to.is === 'memory' || source.is === 'memory') {
-      this.#mustBeSlot(state, to.is === 'memory' ? to : source)
+      const word = to.is === 'memory' ? to : (source as Memory)
+      if (!this.#isWord(state, word, word.gs ? 'slot' : 'frame')) throw new Mistake('memory that is not certainly a word of the program')
       state.changeFlags(FLAGS)
       return
     }
@@ -450,15 +484,15 @@ class Interpreting {
   #calculate(state: State, { deed, bits, to, source, factor }: Step): void {
     const changed = deed === 'not' ? 0 : deed === 'inc' || deed === 'dec' ? FLAGS & ~CF : FLAGS
     if (to.is === 'memory') {
-      this.#mustBeSlot(state, to)
-      if (deed !== 'inc') this.#mustBeNumber(this.#value(state, source))
+      this.#mustBeSlotOrFrame(state, to)
+      if (deed !== 'inc' && to.gs) this.#mustBeNumber(this.#value(state, source))
       state.changeFlags(changed)
       return
     }
     const target = this.#register(to)
     const before = state.get(target)
     let result: Value
-    if (before.is === 'slot' && bits === 64 && source.is === 'immediate' && (deed === 'add' || deed === 'sub')) {
+    if (isPointer(before) && bits === 64 && source.is === 'immediate' && (deed === 'add' || deed === 'sub')) {
       const bytes = BigInt.asIntN(64, source.value)
       result = this.#moved(before, deed === 'add' ? bytes : -bytes)
     } else {
@@ -505,7 +539,7 @@ export const interpretProgram = (
   const { code, fixupCount, fixupOffset, fixupKind } = tables
   if (!(start >= 0 && start <= end && end <= code.length)) throw new Mistake('a program outside the code')
   if (end - start > MAX_BYTES) throw new Mistake('a program that is too long')
-  const fieldEnd = (f: number): number => fixupOffset[f]! + (fixupKind[f] === FIXUP_KIND.slot64 ? 8 : 4)
+  const fieldEnd = (f: number): number => fixupOffset[f]! + fixupBytes(fixupKind[f]!)
   if (fixup > 0 && fieldEnd(fixup - 1) > start) throw new Mistake('a fixup reaches into the program')
   if (fixup < fixupCount && fixupOffset[fixup]! < start) throw new Mistake('a fixup before the program is left over')
   let vocabulary = vocabularies.get(opinions)

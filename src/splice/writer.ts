@@ -76,6 +76,7 @@ export class InstructionWriter {
   /** The same with memory: base + displacement, and an index of eight-byte words. */
   #memory(
     prefix: readonly number[], wide: boolean, opcode: readonly number[], reg: number, base: Register, displacement: number, index?: Register,
+    immediate: readonly number[] = [],
   ): void {
     const rex = (wide ? 8 : 0) | ((reg >>> 3) << 2) | ((index ?? 0) >>> 3 << 1) | (base >>> 3)
     const sib = index !== undefined || low(base) === 4
@@ -86,6 +87,7 @@ export class InstructionWriter {
       (size << 6) | (low(reg) << 3) | (sib ? 4 : low(base)),
       ...(sib ? [((index === undefined ? 0 : 3) << 6) | ((index === undefined ? 4 : low(index)) << 3) | low(base)] : []),
       ...(size === 1 ? [displacement & 255] : size === 2 ? word(displacement) : []),
+      ...immediate,
     )
   }
 
@@ -114,6 +116,13 @@ export class InstructionWriter {
   loadSlot(to: Register, slot: number): void {
     this.#items.push({
       bytes: [0x48 | (to >>> 3), 0xb8 | low(to), 0, 0, 0, 0, 0, 0, 0, 0], fixup: { at: 2, kind: FIXUP_KIND.slot64, value: slot },
+    })
+  }
+
+  /** The address of a frame word. */
+  loadFrame(to: Register, word: number): void {
+    this.#items.push({
+      bytes: [0x48 | (to >>> 3), 0xb8 | low(to), 0, 0, 0, 0, 0, 0, 0, 0], fixup: { at: 2, kind: FIXUP_KIND.frame64, value: word },
     })
   }
 
@@ -160,6 +169,17 @@ export class InstructionWriter {
   /** rdx:rax by a register: quotient in rax, remainder in rdx. */
   divide(by: Register): void {
     this.#two(true, [0xf7], 6, by)
+  }
+
+  /** rax by a register: all 128 bits, in rdx:rax. */
+  multiplyWide(by: Register): void {
+    this.#two(true, [0xf7], 4, by)
+  }
+
+  /** Shifts right; bits come in from the low end of `from`. */
+  shiftDouble(to: Register, from: Register, by: number): void {
+    this.#two(true, [0x0f, 0xac], from, to)
+    this.#put(by)
   }
 
   /** @param operation of SHIFT */
@@ -257,6 +277,35 @@ export class InstructionWriter {
   /** The slot becomes `value`, and ZF set, where it was what rax is; else rax is what it was. */
   exchangeSlot(pointer: Register, index: Register | undefined, value: Register): void {
     this.#memory([0x65], true, [0x0f, 0xb1], value, pointer, 0, index)
+  }
+
+  // ---- frame words, at pointer + displacement + 8 * index
+
+  loadWord(to: Register, pointer: Register, displacement: number, index?: Register): void {
+    this.#memory([], true, [0x8b], to, pointer, displacement, index)
+  }
+
+  storeWord(pointer: Register, displacement: number, index: Register, value: Register): void {
+    this.#memory([], true, [0x89], value, pointer, displacement, index)
+  }
+
+  /** The word becomes zero. */
+  clearWord(pointer: Register, displacement: number, index: Register): void {
+    this.#memory([], true, [0xc7], 0, pointer, displacement, index, [0, 0, 0, 0])
+  }
+
+  compareWord(r: Register, pointer: Register, displacement: number, index?: Register): void {
+    this.#memory([], true, [0x3b], r, pointer, displacement, index)
+  }
+
+  /** @param operation of ALU: add or sub */
+  changeWord(operation: number, pointer: Register, displacement: number, index: Register, by: Register): void {
+    this.#memory([], true, [operation * 8 + 1], by, pointer, displacement, index)
+  }
+
+  /** The word becomes `value`, for all CPUs at once, and ZF set, where it was what rax is; else rax is what it was. */
+  claimWord(pointer: Register, displacement: number, index: Register, value: Register): void {
+    this.#memory([0xf0], true, [0x0f, 0xb1], value, pointer, displacement, index)
   }
 
   // ---- jumps

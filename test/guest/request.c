@@ -35,7 +35,7 @@
 #include "kerninst.h"
 
 #define MISFITS		64
-#define REASONS		(KERNINST_E_OPTIMIZER + 1)
+#define REASONS		(KERNINST_E_CLOCK + 1)
 #define APPLY_EVERY	50
 
 static int device = -1;

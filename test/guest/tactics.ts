@@ -294,6 +294,7 @@ class Builder {
       ...this.code.fixupTables(),
       code: this.code.bytes(),
       slotCount: this.counted.length,
+      frameWords: 0,
     }
   }
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Runs probe programs that the verifier has accepted, and holds the processor
- * against what it claims to know of each at its end. Random registers, flags
- * and slots; its own stack between pages that nobody may touch; slots at the
+ * against what it claims to know of each at its end. Random registers, flags,
+ * slots and frame words; its own stack between pages that nobody may touch; slots at the
  * borders of such pages, and others beside them that must stay.
  *
  * Standard input: u32 count of ranges, {u32 first, u32 count} of each; then
@@ -35,6 +35,7 @@
 #define TASK 0x110000000000ul	/* one page; pid and tgid are its last words */
 #define STACK 0x120000000000ul
 #define CODE 0x130000000000ul
+#define FRAMES 0x140000000000ul	/* one page */
 
 #define SLOTS 512
 #define PUSHED 256		/* bytes that may be pushed */
@@ -85,6 +86,7 @@ static struct range ranges[MAX_RANGES];
 static uint32_t range_count;
 static uint64_t shadow[4 * SLOTS];
 static uint64_t *const heap = (uint64_t *)(GS_BASE + HEAP);
+static uint64_t *const frames = (uint64_t *)FRAMES;
 
 static void map(unsigned long at, unsigned long bytes, int prot)
 {
@@ -154,6 +156,7 @@ static const char *try(const struct claims *claims, int round)
 	static uint64_t above[PAGE / 8];
 	uint64_t rsp = STACK + PAGE + (round & 1 ? PAGE - RETURN_AT - 8 : PUSHED);
 	size_t kept = (STACK + 2 * PAGE - rsp) / 8;
+	uint64_t since, scale;
 	const char *why;
 
 	for (int i = 0; i < 16; i++)
@@ -167,6 +170,10 @@ static const char *try(const struct claims *claims, int round)
 			heap[ranges[r].first + s] = number();
 	for (size_t i = 0; i < kept; i++)
 		((uint64_t *)rsp)[i] = above[i] = random64();
+	for (int i = 0; i < SLOTS; i++)
+		frames[i] = number();
+	since = frames[0];
+	scale = frames[1];
 	*(uint32_t *)(GS_BASE + CPU) = random64() & 8191;
 	*(uint64_t *)(TASK + PAGE - 8) = random64();
 	run();
@@ -175,6 +182,8 @@ static const char *try(const struct claims *claims, int round)
 		return why;
 	if (memcmp(above, (void *)rsp, 8 * kept))
 		return "the stack";
+	if (frames[0] != since || frames[1] != scale)
+		return "a frame word of the module's";
 	for (uint32_t r = 0; r < range_count; r++)
 		memcpy(shadow + ranges[r].first, heap + ranges[r].first, 8 * ranges[r].count);
 	if (memcmp(shadow, heap, PAGE) || memcmp(shadow + 2 * SLOTS, heap + 2 * SLOTS, PAGE))
@@ -230,6 +239,7 @@ int main(int argc, char **argv)
 	map(GS_BASE + HEAP + 2 * PAGE, PAGE, PROT_READ | PROT_WRITE);
 	map(TASK, PAGE, PROT_READ | PROT_WRITE);
 	map(STACK + PAGE, PAGE, PROT_READ | PROT_WRITE);
+	map(FRAMES, PAGE, PROT_READ | PROT_WRITE);
 	map(CODE, MAX_CODE + PAGE, PROT_READ | PROT_WRITE | PROT_EXEC);
 	code_pointer = (void *)CODE;
 	*(uint64_t *)(GS_BASE + CURRENT) = TASK;

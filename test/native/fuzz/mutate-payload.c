@@ -109,6 +109,7 @@ static uint32_t edge(const struct tables *of, uint32_t old)
 		old, old, 0, KERNINST_NONE, 0x7fffffff, 0x80000000,
 		head->image_bytes, head->text_start, head->text_end,
 		head->code_bytes, head->code_bytes - 5, head->slot_count,
+		head->frame_words,
 		head->site_count, below(head->site_count + 1),
 		below(head->code_bytes + 1), 1u << below(32),
 		site->rva, site->rva + 2, site->rva + 5,
@@ -129,7 +130,7 @@ static void change_head(struct tables *of)
 		&head->image_bytes, &head->text_start, &head->text_end,
 		&head->build_id_rva, &head->anchor_rva[below(3)],
 		&head->kprobe_rva[below(2)], &head->slot_count,
-		&head->reserved, &head->code_bytes,
+		&head->frame_words, &head->code_bytes,
 	};
 	uint32_t *chosen = field[below(LENGTH(field))];
 
@@ -366,10 +367,12 @@ static void add_fixup(struct tables *of)
 	if (of->head.fixup_count == MAX_FIXUPS)
 		return;
 	memset(fixup, 0, sizeof(*fixup));
-	fixup->kind = (uint8_t)below(4);
+	fixup->kind = (uint8_t)below(5);
 	fixup->offset = some_code(of, 8);
 	if (fixup->kind == KERNINST_FIX_SLOT64)
 		fixup->value = below(of->head.slot_count + !of->head.slot_count);
+	else if (fixup->kind == KERNINST_FIX_FRAME64)
+		fixup->value = below(of->head.frame_words + !of->head.frame_words);
 	else if (fixup->kind != KERNINST_FIX_ABS32)
 		fixup->value = edge(of, of->head.image_bytes / 2);
 	of->head.fixup_count++;
@@ -532,7 +535,7 @@ static void part_fixups(struct tables *of)
 			continue;
 		}
 		end = of->fixup[i].offset +
-			(of->fixup[i].kind == KERNINST_FIX_SLOT64 ? 8 : 4);
+			(of->fixup[i].kind >= KERNINST_FIX_SLOT64 ? 8 : 4);
 		i++;
 	}
 }

@@ -75,15 +75,16 @@ static const char *head_objection(const struct kerninst_payload *head,
 			if (head->kprobe_rva[i] >= head->image_bytes ||
 			    head->kprobe_rva[i] & 7)
 				return "mutex and table are in the image";
-	if (head->reserved)
-		return "reserved is zero";
+	if (head->frame_words == 1 || head->frame_words == 2)
+		return "frame words are none, or more than two";
 	if (!head->site_count || !head->code_bytes || !head->slot_count)
 		return "there is a site, a slot and a byte of code";
 	if (head->site_count > KERNINST_MAX_SITES ||
 	    head->form_count > KERNINST_MAX_FORMS ||
 	    head->fixup_count > KERNINST_MAX_FIXUPS ||
 	    head->code_bytes > KERNINST_MAX_CODE ||
-	    head->slot_count > KERNINST_MAX_SLOTS)
+	    head->slot_count > KERNINST_MAX_SLOTS ||
+	    head->frame_words > 8 * 1024 * 1024)
 		return "the limits";
 	return NULL;
 }
@@ -142,13 +143,14 @@ static const char *fixup_objection(const struct parts *of,
 				   const struct kerninst_fixup *fixup,
 				   uint8_t *owner)
 {
-	uint64_t width = fixup->kind == KERNINST_FIX_SLOT64 ? 8 : 4;
+	bool pointer = fixup->kind == KERNINST_FIX_SLOT64 ||
+		       fixup->kind == KERNINST_FIX_FRAME64;
+	uint64_t width = pointer ? 8 : 4;
 
-	if (fixup->kind > KERNINST_FIX_SLOT64 || fixup->reserved)
+	if (fixup->kind > KERNINST_FIX_FRAME64 || fixup->reserved)
 		return "a fixup has a kind and zeros";
 	if (fixup->trail > 10 ||
-	    (fixup->trail && (fixup->kind == KERNINST_FIX_ABS32 ||
-			      fixup->kind == KERNINST_FIX_SLOT64)))
+	    (fixup->trail && (fixup->kind == KERNINST_FIX_ABS32 || pointer)))
 		return "a trail is at most 10, and not everywhere";
 	if (fixup->kind == KERNINST_FIX_ABS32 && fixup->value)
 		return "the value of an ABS32 fixup is zero";
@@ -158,6 +160,9 @@ static const char *fixup_objection(const struct parts *of,
 	if (fixup->kind == KERNINST_FIX_SLOT64 &&
 	    fixup->value >= of->head->slot_count)
 		return "a slot is one of slot_count";
+	if (fixup->kind == KERNINST_FIX_FRAME64 &&
+	    fixup->value >= of->head->frame_words)
+		return "a frame word is one of frame_words";
 	if (fixup->offset + width + fixup->trail > of->head->code_bytes)
 		return "the field's instruction ends in the code";
 	if (!own(owner, of->head->code_bytes, fixup->offset, width))

@@ -21,6 +21,7 @@
 #define KERNEL_BYTES	(1ul << 30)		/* KERNEL_IMAGE_SIZE */
 #define SLIDE_STEP	(2ul << 20)
 #define HEAP_AT		0x60000000000ul
+#define FRAMES_AT	0x70000000000ul
 
 /* Defined when this is linked: an address in the kernel's module space. */
 extern u8 kerninst_area[];
@@ -49,6 +50,12 @@ u64 kheap_slot(const struct kheap *heap, u32 slot)
 {
 	(void)heap;
 	return HEAP_AT + 8ull * slot;
+}
+
+u64 kheap_frame(const struct kheap *heap, u32 word)
+{
+	(void)heap;
+	return FRAMES_AT + 8ull * word;
 }
 
 long copy_from_kernel_nofault(void *to, const void *from, size_t size)
@@ -321,7 +328,7 @@ static bool check_fixup(const struct kerninst_fixup *fixup, const u8 *before,
 	__int128 end = (__int128)(unsigned long)kerninst_area + fixup->offset +
 		4 + fixup->trail, value;
 	s32 field, had;
-	u64 slot;
+	u64 pointer;
 
 	memcpy(&field, after + fixup->offset, sizeof(field));
 	memcpy(&had, before + fixup->offset, sizeof(had));
@@ -337,8 +344,9 @@ static bool check_fixup(const struct kerninst_fixup *fixup, const u8 *before,
 		value = (__int128)had + (s64)slide;
 		break;
 	default:
-		memcpy(&slot, after + fixup->offset, sizeof(slot));
-		PROMISE(slot == HEAP_AT + 8ull * fixup->value);
+		memcpy(&pointer, after + fixup->offset, sizeof(pointer));
+		PROMISE(pointer == 8ull * fixup->value +
+			(fixup->kind == KERNINST_FIX_SLOT64 ? HEAP_AT : FRAMES_AT));
 		return true;
 	}
 	if (value != (s32)value)
@@ -377,7 +385,7 @@ static void check_code(const u8 *before, u64 slide, int err, u32 failed)
 
 		PROMISE(check_fixup(fixup, before, slide));
 		memset(touched + fixup->offset, 1,
-		       fixup->kind == KERNINST_FIX_SLOT64 ? 8 : 4);
+		       fixup->kind >= KERNINST_FIX_SLOT64 ? 8 : 4);
 	}
 	if (err)
 		PROMISE(!check_fixup(&world.view->fixups[failed], before,
