@@ -125,8 +125,8 @@ const inClang = name => {
 }
 
 /**
- * Package -> whether what is needed of it is here; whether Debian 12 has it only in its backports; the purpose that
- * alone needs it.
+ * Package -> whether what is needed of it is here; whether Debian 12 has it only in its backports; the purposes that
+ * alone need it.
  */
 const TOOLS = [
   ['gcc-12', () => onPath('gcc-12')], // what both kernels were built with
@@ -142,10 +142,11 @@ const TOOLS = [
   ['bzip2', () => onPath('bzip2')],
   ['qemu-system-x86', () => qemuMajor() >= QEMU_MAJOR, { suite: 'backports' }],
   ['busybox-static', () => onPath('busybox') && isStatic(onPath('busybox'))],
-  ['sparse', () => onPath('sparse'), { purpose: 'test' }],
-  ['clang', () => onPath('clang'), { purpose: 'test' }], // libFuzzer is a part of it
-  ['libclang-rt-14-dev', () => inClang('libclang_rt.fuzzer-x86_64.a') && inClang('libclang_rt.asan-x86_64.a'), { purpose: 'test' }],
-  ['llvm', () => onPath('llvm-symbolizer'), { purpose: 'test' }], // names in what a sanitizer reports
+  ['bpftrace', () => onPath('bpftrace'), { purposes: ['test', 'bench'] }], // runs in guests, with its libraries
+  ['sparse', () => onPath('sparse'), { purposes: ['test'] }],
+  ['clang', () => onPath('clang'), { purposes: ['test'] }], // libFuzzer is a part of it
+  ['libclang-rt-14-dev', () => inClang('libclang_rt.fuzzer-x86_64.a') && inClang('libclang_rt.asan-x86_64.a'), { purposes: ['test'] }],
+  ['llvm', () => onPath('llvm-symbolizer'), { purposes: ['test'] }], // names in what a sanitizer reports
 ]
 
 /** The options with which apt also sees the backports of Debian 12, and prefers them; none on another system. */
@@ -179,7 +180,7 @@ function installTools(names, options) {
 }
 
 function prepareTools(purpose) {
-  const needed = TOOLS.filter(([, , { purpose: only } = {}]) => only === undefined || only === purpose)
+  const needed = TOOLS.filter(([, , { purposes } = {}]) => purposes === undefined || purposes.includes(purpose))
   const missing = needed.filter(([, present]) => !present())
   if (missing.length === 0) return say(`tools: all ${needed.length} are here`)
   const names = missing.map(([name]) => name).join(' ')

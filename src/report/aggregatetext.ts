@@ -2,7 +2,7 @@
 // each key. Invariant: no line is wider than the width.
 
 import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
-import { cut, grouped, printable } from './printable.js'
+import { cut, duration, grouped, printable } from './printable.js'
 
 const MOST_BAR = 52
 const LEAST_BAR = 8
@@ -19,16 +19,18 @@ const short = (value: bigint): string => {
   return `${rest}${UNITS[unit]!}`
 }
 
-/** '[4K, 8K)', '(..., 0)', '[0]'. */
-const bounds = ({ low, high }: Bucket, binary: boolean): string => {
-  const text = binary ? short : String
+/** Times in the units that people read them in. */
+const time = (ns: bigint): string => (ns < 0n ? `-${duration(-ns)}` : duration(ns))
+
+/** '[4K, 8K)', '(..., 0)', '[0]', '[1.0 µs, 2.0 µs)'. */
+const bounds = ({ low, high }: Bucket, text: (value: bigint) => string): string => {
   if (low === undefined) return `(..., ${text(high!)})`
   if (high === undefined) return `[${text(low)}, ...)`
-  return high - low === 1n ? `[${low}]` : `[${text(low)}, ${text(high)})`
+  return high - low === 1n ? `[${text(low)}]` : `[${text(low)}, ${text(high)})`
 }
 
-const histogram = (buckets: readonly Bucket[], width: number, binary: boolean): string[] => {
-  const labels = buckets.map((bucket) => bounds(bucket, binary))
+const histogram = (buckets: readonly Bucket[], width: number, text: (value: bigint) => string): string[] => {
+  const labels = buckets.map((bucket) => bounds(bucket, text))
   const counts = buckets.map(({ count }) => grouped(count))
   const [labelWidth, countWidth] = [labels, counts].map((texts) => Math.max(...texts.map((text) => text.length))) as [number, number]
   const most = buckets.reduce((best, { count }) => (count > best ? count : best), 1n)
@@ -40,24 +42,24 @@ const histogram = (buckets: readonly Bucket[], width: number, binary: boolean): 
 }
 
 /** What a key holds but for its buckets: '12 values, average 34'. */
-const figures = ({ count, sum, min, max }: KeyNumbers, unit: string): string => [
-  ...(sum !== undefined && count !== undefined ? [`average ${grouped(sum / count)}${unit}`] : []),
-  ...(sum !== undefined ? [`sum ${grouped(sum)}${unit}`] : []),
-  ...(min !== undefined ? [`least ${grouped(min)}${unit}`] : []),
-  ...(max !== undefined ? [`greatest ${grouped(max)}${unit}`] : []),
+const figures = ({ count, sum, min, max }: KeyNumbers, text: (value: bigint) => string): string => [
+  ...(sum !== undefined && count !== undefined ? [`average ${text(sum / count)}`] : []),
+  ...(sum !== undefined ? [`sum ${text(sum)}`] : []),
+  ...(min !== undefined ? [`least ${text(min)}`] : []),
+  ...(max !== undefined ? [`greatest ${text(max)}`] : []),
   ...(count !== undefined ? [`${grouped(count)} ${count === 1n ? 'value' : 'values'}`] : []),
 ].join(', ')
 
 /** Lines of one aggregate, an empty one before it. */
 export const aggregateText = ({ name, kind, unit, keyKind, keys }: AggregateNumbers, width: number): string[] => {
   const title = `@${printable(name)}`
-  const of = unit === 'ticks' ? ' ticks' : ''
+  const text = unit === 'ns' ? time : unit === 'ticks' ? (value: bigint): string => `${grouped(value)} ticks` : grouped
   if (keys.length === 0) return ['', `${title}: ${kind}, nothing was seen`]
   const lines = ['']
   for (const each of keys) {
     const label = keyKind === 'none' ? title : `${title}[${keyKind === 'cpu' ? `cpu ${each.key}` : each.key}]`
-    lines.push(cut(`${label}: ${kind === 'count' ? grouped(each.count!) : figures(each, of)}`, width))
-    if (each.buckets !== undefined) lines.push(...histogram(each.buckets, width, kind === 'hist'))
+    lines.push(cut(`${label}: ${kind === 'count' ? grouped(each.count!) : figures(each, text)}`, width))
+    if (each.buckets !== undefined) lines.push(...histogram(each.buckets, width, unit === 'ns' ? time : kind === 'hist' ? short : String))
   }
   return lines
 }

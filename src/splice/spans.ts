@@ -7,6 +7,8 @@
 //           one that is not found. Where the clock runs backwards, as unsynchronized ones do, the call is missed
 //   switch  the ticks are taken from what the thread that goes was away, and added to what the one that comes was
 //
+// For oncpu, the clock is read where the thread is not switched out between that and the look at what it was away.
+//
 // All CPUs work on the same tables. A free word is claimed by one locked instruction; after that, nobody but this call, or
 // this thread, changes what belongs to it, wherever it runs on; and an interrupt's calls have frames of their own.
 
@@ -83,23 +85,28 @@ export class SpanWriter {
     if (virtual !== undefined) values.free(virtual)
   }
 
-  /** Ticks less those that the thread was away until now. Where the thread is not to be remembered, `start` becomes 0. */
+  /**
+   * Ticks less those that the thread was away until now; `start` becomes the same moment. Where the thread is not to be
+   * remembered, it becomes 0.
+   */
   #virtualStart(start: Register, pointer: Register, threads: ThreadTable): Register {
     const { writer } = this.#values
-    const [known, none] = [writer.label(), writer.label()]
+    const [known, missed, none] = [writer.label(), writer.label(), writer.label()]
     const virtual = this.#values.take()
     writer.load(virtual, 0n)
     writer.test(start, start)
     writer.jumpIf(CONDITION.e, none)
     const thread = this.#thread(threads, pointer)
     this.#claim(thread, threads.keys, known)
+    writer.jump(missed)
+    writer.place(known)
+    this.#moment(thread, threads, start, thread.key, missed)
+    writer.move(virtual, start)
+    writer.alu(ALU.sub, virtual, thread.key)
+    writer.jump(none)
+    writer.place(missed)
     writer.load(start, 0n)
     this.#miss()
-    writer.jump(none)
-    writer.place(known)
-    writer.move(virtual, this.#values.ticks)
-    writer.loadWord(thread.key, pointer, 8 * threads.away, thread.index)
-    writer.alu(ALU.sub, virtual, thread.key)
     writer.place(none)
     this.#values.free(thread.key, thread.index)
     return virtual
@@ -130,11 +137,9 @@ export class SpanWriter {
     // Of no interest, or begun before counting did.
     writer.compareWord(start, pointer, 8 * FRAME.since)
     writer.jumpIf(CONDITION.b, forget)
-    writer.negate(start)
-    writer.alu(ALU.add, start, values.ticks)
+    const oncpu = terms.oncpu ? this.#oncpu(start, frame, frames, threads!, missed) : undefined
     const elapsed = start
-    writer.jumpIf(CONDITION.ae, missed) // no carry: the clock was later then
-    const oncpu = terms.oncpu ? this.#oncpu(elapsed, frame, pointer, frames, threads!, missed) : undefined
+    if (oncpu === undefined) this.#since(start, values.ticks, missed)
     if (oncpu !== undefined) this.#nanoseconds(oncpu, pointer)
     if (terms.elapsed) this.#nanoseconds(elapsed, pointer)
     values.tell({
@@ -159,11 +164,18 @@ export class SpanWriter {
     if (oncpu !== undefined) values.free(oncpu)
   }
 
-  /** Ticks of a call in which its thread was not switched out. */
-  #oncpu(
-    elapsed: Register, frame: Search, pointer: Register, frames: FrameTable, threads: ThreadTable, missed: Label,
-  ): Register {
+  /** Makes of a start how long ago it was. */
+  #since(start: Register, now: Register, missed: Label): void {
     const { writer } = this.#values
+    writer.negate(start)
+    writer.alu(ALU.add, start, now)
+    writer.jumpIf(CONDITION.ae, missed) // no carry: the clock was later then
+  }
+
+  /** Ticks of a call in which its thread was not switched out. Makes of its start how long ago that was. */
+  #oncpu(start: Register, frame: Search, frames: FrameTable, threads: ThreadTable, missed: Label): Register {
+    const { writer } = this.#values
+    const { pointer } = frame
     assert(frames.virtual !== NONE, 'virtual time is remembered')
     const found = writer.label()
     const thread = this.#thread(threads, pointer)
@@ -176,17 +188,30 @@ export class SpanWriter {
       }
     }
     writer.place(found)
-    const oncpu = thread.key
-    writer.loadWord(oncpu, pointer, 8 * threads.away, thread.index)
-    writer.negate(oncpu)
-    writer.alu(ALU.add, oncpu, this.#values.ticks)
-    writer.loadWord(thread.index, pointer, 8 * frames.virtual, frame.index)
-    writer.alu(ALU.sub, oncpu, thread.index)
-    this.#values.free(thread.index)
+    const oncpu = this.#values.take()
+    this.#moment(thread, threads, oncpu, thread.key, missed)
+    this.#since(start, oncpu, missed)
+    writer.alu(ALU.sub, oncpu, thread.key)
+    writer.loadWord(thread.key, pointer, 8 * frames.virtual, frame.index)
+    writer.alu(ALU.sub, oncpu, thread.key)
+    this.#values.free(thread.key, thread.index)
     // Clocks that disagree: it would be longer than all of it.
-    writer.alu(ALU.cmp, oncpu, elapsed)
+    writer.alu(ALU.cmp, oncpu, start)
     writer.jumpIf(CONDITION.a, missed)
     return oncpu
+  }
+
+  /** The time, and what a thread was away at that time: a second time where it was switched out meanwhile. */
+  #moment({ index, pointer }: Search, threads: ThreadTable, ticks: Register, away: Register, missed: Label): void {
+    const { writer } = this.#values
+    const same = writer.label()
+    for (const condition of [CONDITION.e, CONDITION.ne]) {
+      writer.loadWord(away, pointer, 8 * threads.away, index)
+      this.#values.loadTicks(ticks)
+      writer.compareWord(away, pointer, 8 * threads.away, index)
+      writer.jumpIf(condition, condition === CONDITION.e ? same : missed)
+    }
+    writer.place(same)
   }
 
   /** For the thread in %rdi, which goes, and the one in %rsi, which comes (__switch_to). */

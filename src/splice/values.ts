@@ -99,10 +99,16 @@ export class Values {
     }
     if (!this.#needs.ticks) return
     this.#ticks = this.take()
+    this.loadTicks(this.#ticks)
+  }
+
+  /** The time as it is now. rax and rdx are nobody's. */
+  loadTicks(to: Register): void {
+    const { writer } = this
     writer.timestamp()
     writer.shiftImmediate(SHIFT.shl, REG.rdx, 32)
     writer.alu(ALU.or, REG.rax, REG.rdx)
-    writer.move(this.#ticks, REG.rax)
+    writer.move(to, REG.rax)
   }
 
   /** The register with the time, where anybody has asked for it. */
