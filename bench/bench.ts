@@ -5,9 +5,10 @@ import { benchAnalysis } from './analysis.js'
 import { benchBlocks } from './blocks.js'
 import { benchHits } from './hits.js'
 import { benchPlanning } from './planning.js'
+import { benchPrograms } from './programs.js'
 
 const PARTS: Record<string, () => void | Promise<void>> = {
-  analysis: benchAnalysis, planning: benchPlanning, hits: benchHits, blocks: benchBlocks,
+  analysis: benchAnalysis, planning: benchPlanning, hits: benchHits, programs: benchPrograms, blocks: benchBlocks,
 }
 
 const wanted = process.argv.slice(2)

@@ -11,8 +11,9 @@ import { join } from 'node:path'
 import t from 'tap'
 import { FLAGS, REGISTER_NAMES, RSP, type RegisterSet } from '../src/code/registers.js'
 import { SecondDecoder } from '../src/code/second.js'
-import { isPointCount } from '../src/probe/aggregates.js'
-import type { Aggregate } from '../src/probe/program.js'
+import { KerninstError } from '../src/error.js'
+import { isPointCount, type AggregateTable } from '../src/probe/aggregates.js'
+import { parseProgram, type Aggregate } from '../src/probe/program.js'
 import { readRequests, type PointProgram } from '../src/probe/requests.js'
 import { CodeBuffer } from '../src/splice/code.js'
 import { compilePrograms, type PlaceProgram } from '../src/splice/compile.js'
@@ -22,11 +23,15 @@ import type { SpanPart } from '../src/splice/spans.js'
 import { FIXUP_KIND, type PatchTables } from '../src/splice/tables.js'
 import { verifyProgram, type SlotRange } from '../src/splice/verify.js'
 import { ROOT } from './guest/artefacts.js'
+import { interpret, type Slots } from './interpreter.js'
 import { lottery, seed, seedNote, type Lottery } from './lottery.js'
+import { randomProgram } from './randomprogram.js'
 import { sampleTables } from './sample.js'
 
 const EVENTS = 3000
+const MAX_SLOTS = 8192 // of native/spans.c
 const CALLS = 20_000
+const PROGRAMS = Number(process.env['KERNINST_PROGRAMS'] ?? 400)
 
 /** As native/spans.c has them. */
 const TASK = { current: 8, cpu: 16, pid: 20, tgid: 24 }
@@ -57,6 +62,7 @@ interface Built {
   readonly frames: FrameLayout
   readonly slots: number
   readonly slotOf: ReadonlyMap<string, number> // name of an aggregate -> its first slot
+  readonly tables: readonly AggregateTable[]
 }
 
 /** Compiles a span's program; slot 0 counts what is missed. */
@@ -84,7 +90,7 @@ const build = (text: string, bits: number, live: readonly RegisterSet[]): Built 
     ...(frames.threads ? [{ role: 'switch', threads: frames.threads } as const] : []),
   ]
   const pieces = parts.map((span, i) => pieceOf(program!, span, live[i]!, bind, ranges, DISTANCES[i] ?? -1, frames.words))
-  return { pieces, live, frames, slots, slotOf }
+  return { pieces, live, frames, slots, slotOf, tables: aggregates.tables }
 }
 
 const pieceOf = (
@@ -93,7 +99,7 @@ const pieceOf = (
 ): Uint8Array => {
   const code = new CodeBuffer()
   compilePrograms(code, live, [{ ...(predicate && { predicate }), body, assembled, bind, span }], { task: TASK, returnAddress, missed: 0 })
-  const tables: PatchTables = { ...sampleTables(), ...code.fixupTables(), code: code.bytes(), slotCount: 512, frameWords }
+  const tables: PatchTables = { ...sampleTables(), ...code.fixupTables(), code: code.bytes(), slotCount: MAX_SLOTS, frameWords }
   verifyProgram(tables, opinions, 0, 0, code.length, { live, slots, frameWords, task: TASK, returnAddress })
   code.byte(0xc3)
   const bytes = code.bytes().slice()
@@ -210,7 +216,7 @@ const SORTS: readonly Sort[] = [
   },
 ]
 
-const drawEvents = (random: Lottery, built: Built): Event[] => {
+const drawEvents = (random: Lottery, built: Built, length = EVENTS): Event[] => {
   const switches = built.pieces.length > 2
   const running: { frame: number; task: number }[] = []
   const word = (): bigint => (random(3) === 0 ? BigInt(random(8192)) : random(4) === 0 ? BigInt(random(8)) : (BigInt(random(2 ** 32)) << 32n) | BigInt(random(2 ** 32)))
@@ -219,7 +225,7 @@ const drawEvents = (random: Lottery, built: Built): Event[] => {
   })
   const away = new Set<number>()
   const events: Event[] = []
-  while (events.length < EVENTS) {
+  while (events.length < length) {
     const task = random(40)
     const kind = random(200)
     if (kind === 0) {
@@ -389,6 +395,56 @@ t.test('random calls', (t) => {
       else t.ok(calls > 40 && (bits > 4 || missed > 0), `program ${i}, ${bits} bits: ${calls} calls, ${missed} missed`)
     }
   }
+  t.end()
+})
+
+t.test('random programs', (t) => {
+  t.comment(seedNote)
+  const random = lottery(seed)
+  const setting = { point: 'span:f', inputs: ['arg0', 'arg1', 'arg2', 'arg3', 'arg4', 'arg5', 'retval', 'cpu', 'pid', 'tid'], assembly: false, prefix: 'x' }
+  let [drawn, served, calls] = [0, 0, 0]
+  while (served < PROGRAMS) {
+    drawn++
+    const text = randomProgram(random, setting)
+    let built: Built
+    try {
+      built = build(text, 12, READ.map((reads) => anyLive(random) | reads))
+    } catch (error) {
+      if (!(error instanceof KerninstError)) throw new Error(text, { cause: error })
+      continue
+    }
+    if (built.slots > MAX_SLOTS) continue
+    served++
+    const events = drawEvents(random, built, 100).filter(({ what }) => what !== BEGIN)
+    const { status, signal, stdout, stderr } = spawnSync(runner, { input: inputOf(built, events, 1n << 32n), maxBuffer: 1 << 28 })
+    if (status !== 0) {
+      t.fail(`the runner ended with ${status ?? signal}: ${stderr}: ${text}`)
+      break
+    }
+    const [probe] = parseProgram(text, 't')
+    const slots: Slots = new Map()
+    const running = new Map<number, Event>()
+    for (const event of events) {
+      if (event.what === 0) running.set(event.frame, event)
+      const began = running.get(event.frame)
+      if (event.what !== 1 || began === undefined) continue
+      running.delete(event.frame)
+      calls++
+      const register = (name: string): bigint => (name === 'rax' ? event : began).gpr[REGISTER_NAMES.findIndex((one) => one === name)]!
+      interpret(probe!, { register, cpu: 0n, pid: 0n, tid: 0n, caller: 0n }, slots, (one, slotKey) => {
+        const table = isPointCount(one) ? undefined : built.tables.find(({ name }) => name === one.name)
+        return built.slotOf.get(one.name)! + (table?.keyKind === 'index' ? Number(slotKey) * table.width : 0)
+      })
+    }
+    const last = stdout.subarray(stdout.length - 8 * built.slots)
+    const wrong = Array.from({ length: built.slots }, (_, slot) => [slot, last.readBigUInt64LE(8 * slot), slots.get(slot) ?? 0n] as const)
+      .filter(([, is, expected]) => is !== expected)
+    if (wrong.length > 0) {
+      t.fail(`slots ${wrong.map(([slot, is, expected]) => `${slot}: ${is}, not ${expected}`).join('; ')}: ${text}`)
+      break
+    }
+  }
+  t.ok(drawn < 4 * PROGRAMS, `${served} programs of ${drawn}, ${calls} calls`)
   t.end()
 })
 

@@ -185,6 +185,8 @@ class Compiler {
     const writer = new SpanWriter(this.values, this.#missed)
     if (span.role === 'switch') return writer.switch(span.threads)
     const { terms, frames, threads } = span
+    const isNever = (one: Expression | undefined): boolean => one !== undefined && truthOf(one) === false
+    if (isNever(terms.entry) || isNever(program.predicate)) return
     if (span.role === 'enter') return writer.enter(terms, frames, threads)
     writer.leave(terms, frames, threads, program.predicate, () => this.#statements(program, program.body))
   }

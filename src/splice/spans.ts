@@ -14,6 +14,7 @@
 
 import { assert } from '../error.js'
 import { NONE } from '../image/rva.js'
+import { truthOf } from '../probe/constant.js'
 import type { Expression } from '../probe/expression.js'
 import type { SpanTerms } from '../probe/requests.js'
 import { ARGUMENTS } from '../probe/trees.js'
@@ -55,10 +56,11 @@ export class SpanWriter {
     const values = this.#values
     const [end, claimed] = [writer.label(), writer.label()]
     const start = values.take()
-    if (terms.entry !== undefined) {
+    const asks = terms.entry !== undefined && truthOf(terms.entry) === undefined
+    if (asks) {
       const no = writer.label()
       writer.load(start, 0n)
-      values.unless(terms.entry, no)
+      values.unless(terms.entry!, no)
       writer.move(start, values.ticks)
       writer.place(no)
     } else writer.move(start, values.ticks)
@@ -66,7 +68,7 @@ export class SpanWriter {
     const virtual = terms.oncpu ? this.#virtualStart(start, pointer, threads!) : undefined
     const frame = this.#frame(frames, pointer)
     this.#claim(frame, frames.keys, claimed)
-    if (terms.entry !== undefined || terms.oncpu) {
+    if (asks || terms.oncpu) {
       writer.test(start, start)
       writer.jumpIf(CONDITION.e, end)
     }

@@ -23,7 +23,7 @@ const LIMIT = 2_000_000_000
 /** Objects of one size of kmalloc() that come and go by themselves: caches of the allocator, other tasks. */
 const NOISE = 400
 
-const BUSY = 'block:vfs_*, block:tcp_* { @ = count() }'
+const BUSY = 'block:vfs_*, block:tcp_* { @ = count() } span:vfs_read, span:tcp_sendmsg { @ns = sum(elapsed) }'
 /** Xen's and Hyper-V's guests: nobody runs them in QEMU, so nonsense in their patches is not what is tried here. */
 const IDLE = 'block:xen_pm*, block:xen_smp*, entry:hv_s*, return:hv_s* { @ = count() }'
 

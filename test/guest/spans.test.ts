@@ -7,13 +7,13 @@
 //   is missed; with a tiny one, what is missed is counted. The counters are zeroed in between, and begin at one moment, or
 //   are staged.
 
-import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t from 'tap'
 import { buildInjector, buildModule, kernel, keygen, mustKerninst, plan, program } from './artefacts.js'
-import { runGuest, type GuestFile } from './guest.js'
+import { bpftraceFiles, bpftraceMaps } from './bpftrace.js'
+import { runGuest } from './guest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
 const CALLS = 300 // of sizes.c, by each of its threads
@@ -61,14 +61,6 @@ process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 const key = keygen(scratch, 'trusted')
 const tools = [buildInjector(scratch), ...['spans', 'sizes', 'texthash', 'workload'].map((name) => program(`test/guest/${name}.c`, join(scratch, 'bin')))]
 
-/** bpftrace, and what it is linked with. */
-const bpftrace = (): GuestFile[] => {
-  const path = execFileSync('sh', ['-c', 'command -v bpftrace'], { encoding: 'utf8' }).trim()
-  const libraries = [...execFileSync('ldd', [path], { encoding: 'utf8' }).matchAll(/(\/\S+) \(/g)].map(([, library]) => library!)
-  return [{ path: 'bin/bpftrace', from: path, executable: true },
-    ...libraries.map((library) => ({ path: library.slice(1), from: realpathSync(library), executable: true }))]
-}
-
 const BESIDE = `
 bpftrace -f json /bt > /out/bt 2> /tmp/said & bt=$!
 until grep -q attached_probes /out/bt; do
@@ -106,19 +98,6 @@ const reportOf = (dump: Buffer | undefined, bundle: string): Report => {
   return JSON.parse(mustKerninst('report', path, '--bundle', bundle, '--format', 'json')) as Report
 }
 
-/** bpftrace's maps: a number, or bucket -> how often. */
-const mapsOf = (text: string): Map<string, number | { [low: string]: number }> => {
-  const maps = new Map<string, number | { [low: string]: number }>()
-  for (const line of text.split('\n').filter((one) => /"type": "(map|hist)"/.test(one))) {
-    const { data } = JSON.parse(line) as { data: { [name: string]: number | { min: number; count: number }[] } }
-    for (const [name, value] of Object.entries(data)) {
-      maps.set(name.slice(1), typeof value === 'number' ? value
-        : Array.isArray(value) ? Object.fromEntries(value.filter(({ count }) => count > 0).map(({ min, count }) => [min, count])) : NaN)
-    }
-  }
-  return maps
-}
-
 for (const [turn, name] of KERNELS.entries()) {
   t.test(`${name}: beside bpftrace`, { timeout: 0 }, async (t) => {
     const target = kernel(name)
@@ -127,7 +106,7 @@ for (const [turn, name] of KERNELS.entries()) {
     const result = await runGuest({
       vmlinuz: target.vmlinuz,
       files: [
-        ...bpftrace(),
+        ...bpftraceFiles(),
         { path: 'bt', from: Buffer.from(THEIRS) },
         { path: 'kerninst.ko', from: buildModule(target, key.cert, scratch) },
         { path: 'bundle', from: bundle },
@@ -142,7 +121,7 @@ for (const [turn, name] of KERNELS.entries()) {
     if (result.exit !== 0) return
     const report = reportOf(result.files.get('dump'), bundle)
     t.comment(mustKerninst('report', `${bundle}.dump`, '--bundle', bundle))
-    const theirs = mapsOf(result.files.get('bt')!.toString())
+    const theirs = bpftraceMaps(result.files.get('bt')!.toString())
     t.equal(report.missed, '0')
     const count = (aggregate: string): number => Number(report.points.find((one) => one.aggregate === aggregate)?.count)
     const only = (aggregate: string): Report['aggregates'][number]['keys'][number] => report.aggregates.find((one) => one.aggregate === aggregate)?.keys[0] ?? {}
@@ -166,8 +145,14 @@ for (const [turn, name] of KERNELS.entries()) {
 
 // ---- many at once
 
-const CROWD = 'span:vfs_*, span:tcp_*, span:ksys_*, span:do_*, span:sock_*, span:__x64_sys_*, span:sched_*, span:unix_*, span:pipe_* ' +
-  '{ @calls = count(); @t = hist(elapsed); @sum = sum(elapsed); @on = sum(oncpu); @most = max(oncpu); @ret[retval == 0] = count() }'
+const FUNCTIONS = ['vfs_*', 'tcp_*', 'ksys_*', 'do_*', 'sock_*', '__x64_sys_*', 'sched_*', 'unix_*', 'pipe_*']
+const CROWD = `
+${FUNCTIONS.map((name) => `span:${name}`).join(', ')} {
+  @calls = count(); @t = hist(elapsed); @sum = sum(elapsed); @on = sum(oncpu); @most = max(oncpu); @ret[retval == 0] = count()
+}
+${FUNCTIONS.map((name) => `return:${name}`).join(', ')} { @returns = count() }
+`
+const IN_FLIGHT = 70 // threads of a guest, at most
 
 const MANY = `
 insmod /kerninst.ko || exit 1
@@ -200,7 +185,7 @@ for (const name of KERNELS) {
     const [bundle, small] = [join(scratch, `${name}.many`), join(scratch, `${name}.small`)]
     const { sites, points, served } = plan(target, [CROWD], key, bundle)
     plan(target, [CROWD], key, small, ['--span-calls', '16'])
-    t.ok(served > 900, `${served} of ${points} spans, ${sites} sites, ${readFileSync(bundle).length} bytes`)
+    t.ok(served > 2000, `${served} of ${points} spans and returns, ${sites} sites, ${readFileSync(bundle).length} bytes`)
     const result = await runGuest({
       vmlinuz: target.vmlinuz,
       files: [
@@ -217,7 +202,15 @@ for (const name of KERNELS) {
     if (result.exit !== 0) return
     const check = (file: string, of: string): { missed: number; calls: number } => {
       const report = reportOf(result.files.get(file), of)
-      const calls = report.points.reduce((sum, { count }) => sum + Number(count), 0)
+      const counts = (aggregate: string): Map<string, number> => new Map(report.points.filter((one) => one.aggregate === aggregate)
+        .map(({ point, count }) => [point.slice(point.indexOf(':') + 1), Number(count)]))
+      const [spans, returns] = [counts('calls'), counts('returns')]
+      const calls = [...spans.values()].reduce((sum, count) => sum + count, 0)
+      if (file === 'dump') {
+        const odd = [...spans].filter(([name, count]) => returns.has(name) && (count > returns.get(name)! + IN_FLIGHT || count < returns.get(name)! - IN_FLIGHT))
+        t.same(odd, [], 'as many calls as returns, function by function, but for those in flight')
+        t.ok([...spans.values()].filter((count) => count > IN_FLIGHT).length > 50, 'of many functions')
+      }
       const [times, sum, on, most, ret] = ['t', 'sum', 'on', 'most', 'ret'].map((aggregate) => report.aggregates.find((one) => one.aggregate === aggregate)!.keys)
       t.equal(times![0]!.buckets!.reduce((all, one) => all + Number(one.count), 0), calls, 'each is in the histogram')
       t.equal(ret!.reduce((all, one) => all + Number(one.count), 0), calls)

@@ -31,7 +31,7 @@
 
 #define CURRENT		8
 #define SLOTS		4096
-#define MAX_SLOTS	512
+#define MAX_SLOTS	8192
 #define MAX_CODE	65536
 #define PIECES		3
 
@@ -202,6 +202,7 @@ int main(void)
 			return 2;
 	}
 	memory(STACKS, 17 * STACK_BYTES, PROT_READ | PROT_WRITE);
+	memory(TASKS, 200 * TASK_BYTES, PROT_READ);
 	frames = (uint64_t *)memory(FRAMES, head.frame_words * 8, PROT_READ | PROT_WRITE);
 	frames[SINCE] = 1;
 	frames[SCALE] = head.scale;
