@@ -403,7 +403,7 @@ t.test('show', async (t) => {
   for (const line of [
     'kernel    6.1.0-test-amd64',
     'text      16777216 bytes, instrumentable 9000000 (53.6 %)',
-    `payload   ${bundle.payload.length} bytes: 4 sites, 4 slots, 100 bytes of code, 5 fixups, 2 forms`,
+    `payload   ${bundle.payload.length} bytes: 4 sites, 4 slots, 20 frame words, 100 bytes of code, 6 fixups, 2 forms`,
     'signed    no',
     'program   return:vfs_read { @out = count() }',
     '  return:vfs_read  @out',
@@ -420,7 +420,7 @@ t.test('show', async (t) => {
   t.same({ ...shown, manifest: rest }, {
     schema: 'kerninst.show/1',
     manifest: { tool, image, programs, aggregates: [], slots: 4, text: bytes },
-    payload: { bytes: bundle.payload.length, sites: 4, slots: 4, codeBytes: 100, fixups: 5, forms: 2 },
+    payload: { bytes: bundle.payload.length, sites: 4, slots: 4, frameWords: 20, codeBytes: 100, fixups: 6, forms: 2 },
     signed: false,
   })
   t.same(points[1], {

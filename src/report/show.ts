@@ -16,6 +16,7 @@ const sizes = ({ payload, decoded }: Bundle) => ({
   sites: decoded.tables.siteCount,
   slots: decoded.tables.slotCount,
   codeBytes: decoded.tables.code.length,
+  frameWords: decoded.tables.frameWords,
   fixups: decoded.tables.fixupCount,
   forms: decoded.tables.formCount,
 })
@@ -88,7 +89,7 @@ const siteLines = (site: ManifestSite, index: number): string[] => [
 function* textLines(bundle: Bundle): Generator<string, void> {
   const { manifest, signature } = bundle
   const { image, tool, text } = manifest
-  const { bytes, codeBytes, fixups, forms, sites, slots } = sizes(bundle)
+  const { bytes, codeBytes, fixups, forms, frameWords, sites, slots } = sizes(bundle)
   const { points, served } = summarize(manifest)
   const share = text.bytes > 0 ? ` (${((100 * text.instrumentableBytes) / text.bytes).toFixed(1)} %)` : ''
   yield* [
@@ -98,7 +99,7 @@ function* textLines(bundle: Bundle): Generator<string, void> {
     `symbols   ${image.symbols.map(printable).join(', ')}`,
     `text      ${text.bytes} bytes, instrumentable ${text.instrumentableBytes}${share}`,
     `planned   by ${tool.name} ${printable(tool.version)}`,
-    `payload   ${bytes} bytes: ${sites} sites, ${slots} slots, ${codeBytes} bytes of code, ` +
+    `payload   ${bytes} bytes: ${sites} sites, ${slots} slots, ${frameWords > 0 ? `${frameWords} frame words, ` : ''}${codeBytes} bytes of code, ` +
       `${fixups} fixups, ${forms} forms`,
     `signed    ${signature.length > 0 ? 'yes (kerninst verify says by whom)' : 'no'}`,
     ...manifest.programs.map((program) => `program   ${printable(program)}`),
