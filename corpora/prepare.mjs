@@ -143,10 +143,11 @@ const TOOLS = [
   ['qemu-system-x86', () => qemuMajor() >= QEMU_MAJOR, { suite: 'backports' }],
   ['busybox-static', () => onPath('busybox') && isStatic(onPath('busybox'))],
   ['bpftrace', () => onPath('bpftrace'), { purposes: ['test', 'bench'] }], // runs in guests, with its libraries
+  ['lcov', () => onPath('genhtml'), { purposes: ['test'] }],
   ['sparse', () => onPath('sparse'), { purposes: ['test'] }],
   ['clang', () => onPath('clang'), { purposes: ['test'] }], // libFuzzer is a part of it
   ['libclang-rt-14-dev', () => inClang('libclang_rt.fuzzer-x86_64.a') && inClang('libclang_rt.asan-x86_64.a'), { purposes: ['test'] }],
-  ['llvm', () => onPath('llvm-symbolizer'), { purposes: ['test'] }], // names in what a sanitizer reports
+  ['llvm', () => onPath('llvm-symbolizer'), { purposes: ['test'] }], // names in what a sanitizer reports; a judge of source lines
 ]
 
 /** The options with which apt also sees the backports of Debian 12, and prefers them; none on another system. */

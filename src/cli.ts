@@ -12,12 +12,13 @@ import { findHeap } from './dump/find.js'
 import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import { analyzeImage, functionsNamed, openGround, planBundle, type PlanResult } from './pipeline.js'
+import { analyzeImage, coverLines, functionsNamed, openGround, planBundle, type PlanResult } from './pipeline.js'
 import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
+import { reportLcov } from './report/lcov.js'
 import { reportNumbers, type ReportNumbers } from './report/numbers.js'
 import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
@@ -152,6 +153,8 @@ const planJson = ({ manifest, plan, bundle, seconds }: PlanResult, { points, ser
 
 interface ReportOptions {
   bundle: string
+  vmlinux?: string
+  sources?: string
   vmcore?: string
   format: string
   output?: string
@@ -179,10 +182,17 @@ const report = async (path: string | undefined, options: ReportOptions): Promise
   if ((path === undefined) === (options.vmcore === undefined)) {
     throw new KerninstError(EXIT.usage, 'give a dump or --vmcore with a memory image, one of them')
   }
-  const render: Record<string, (numbers: ReportNumbers) => Iterable<string>> = {
+  const lcov = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
+    if (options.vmlinux === undefined) throw new KerninstError(EXIT.usage, '--format lcov needs --vmlinux, with debug information')
+    const coverage = await coverLines(numbers, options.vmlinux, showStage)
+    clearStage()
+    return reportLcov(coverage, options.sources ?? '')
+  }
+  const render: Record<string, (numbers: ReportNumbers) => Iterable<string> | Promise<Iterable<string>>> = {
     text: (numbers) => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
     json: reportJson,
     csv: reportCsv,
+    lcov,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
   if (chosen === undefined) {
@@ -190,7 +200,7 @@ const report = async (path: string | undefined, options: ReportOptions): Promise
   }
   const bundle = bundleAt(options.bundle)
   const dump = path === undefined ? await dumpInVmcore(options.vmcore!, bundle) : readDump(path)
-  await deliver(chosen(reportNumbers(bundle, dump)), options.output)
+  await deliver(await chosen(reportNumbers(bundle, dump)), options.output)
 }
 
 const kallsymsOf = ({ kallsyms }: { kallsyms?: string }): { kallsyms?: string } => (kallsyms === undefined ? {} : { kallsyms })
@@ -306,7 +316,9 @@ program
   .argument('[dump]')
   .requiredOption('--bundle <bundle>', 'the bundle that was applied')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
-  .option('--format <format>', 'text, json or csv', 'text')
+  .option('--format <format>', 'text, json, csv, or lcov (line coverage)', 'text')
+  .option('--vmlinux <image>', 'for lcov: the image that was planned for, with debug information')
+  .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')
   .option('-o, --output <file>', 'write there, not to stdout')
   .action(report)
 

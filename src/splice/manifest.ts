@@ -6,7 +6,7 @@
 import { hex, NONE, type Rva } from '../image/rva.js'
 import { lowerBound } from '../image/search.js'
 import type { KeyKind, Unit } from '../probe/aggregates.js'
-import { KINDS, type AggregateKind } from '../probe/program.js'
+import { KINDS, type AggregateKind, type PointKind } from '../probe/program.js'
 import type { PointTable } from './points.js'
 
 export interface Manifest {
@@ -107,6 +107,9 @@ export const nearestName = (manifest: Manifest, p: number): string => {
   const nearest = manifest.points.nearest[p]!
   return nearest === NONE ? '' : `insn:${nameFrom(manifest, manifest.points.of[p]!, nearest)}`
 }
+
+/** What kind of point a point is. */
+export const kindOf = ({ asked, points }: Manifest, p: number): PointKind => KINDS[asked.kind[points.of[p]!]!]!
 
 export const aggregateOf = ({ asked, points, names }: Manifest, p: number): string => names[asked.aggregate[points.of[p]!]!]!
 

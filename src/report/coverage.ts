@@ -1,0 +1,98 @@
+// How often source lines ran. In: the numbers of a report, the kernel's graph, its line tables. Out: for each source file its
+// lines and functions with counts.
+//
+// A counted instruction tells how often its block ran, and so each line that has an instruction in the block. A line of one
+// function ran as often as the one of its blocks that ran most; a line that is in several functions, since it was inlined
+// there, as often as in all of them together.
+// Left out: lines of which no block is counted. They are not in the result: that is not the same as never.
+
+import type { KernelGraph } from '../cfg/graph.js'
+import { NONE, type Rva } from '../image/rva.js'
+import type { Lines } from '../image/lines.js'
+import type { PointKind } from '../probe/program.js'
+import { kindOf } from '../splice/manifest.js'
+import type { ReportNumbers } from './numbers.js'
+
+export interface FunctionCoverage {
+  readonly name: string
+  readonly line: number
+  readonly count: bigint
+}
+
+export interface FileCoverage {
+  readonly path: string
+  /** By line, ascending. */
+  readonly lines: readonly (readonly [line: number, count: bigint])[]
+  /** In the order of their lines. */
+  readonly functions: readonly FunctionCoverage[]
+}
+
+/** Points whose count is how often one instruction ran. */
+const OF_INSTRUCTIONS: ReadonlySet<PointKind> = new Set<PointKind>(['entry', 'insn', 'call', 'block'])
+
+const atLeast = <K>(map: Map<K, bigint>, key: K, count: bigint): void => {
+  const known = map.get(key)
+  if (known === undefined || known < count) map.set(key, count)
+}
+
+/** Block of the graph -> how often it ran. A derived count that came out below zero is none. */
+const blockCounts = ({ manifest, served, counts }: ReportNumbers, { index, blockOf }: KernelGraph): Map<number, bigint> => {
+  const ran = new Map<number, bigint>()
+  served.forEach((p, row) => {
+    const rva = manifest.points.rva[p]!
+    const insn = rva === NONE || !OF_INSTRUCTIONS.has(kindOf(manifest, p)) ? NONE : index.at(rva)
+    if (insn !== NONE) atLeast(ran, blockOf[insn]!, counts[row]! < 0n ? 0n : counts[row]!)
+  })
+  return ran
+}
+
+/** Lines of a file are numbered together with it. */
+const MAX_LINES = 2 ** 22
+
+export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lines): FileCoverage[] => {
+  const { insns, blockFirst, blockOf, index, image: { functions } } = graph
+  const ran = blockCounts(numbers, graph)
+  const startOf = (block: number): Rva => insns.rva[blockFirst[block]!]!
+  const whole = new Map<number, bigint>() // file * MAX_LINES + line -> count
+  let own = new Map<number, bigint>() //     the same, of one function
+  let current = NONE
+  const flush = (): void => {
+    for (const [key, count] of own) whole.set(key, (whole.get(key) ?? 0n) + count)
+    own = new Map()
+  }
+  for (const block of [...ran.keys()].sort((a, b) => a - b)) {
+    const start = startOf(block)
+    const fn = functions.functionAt(start)
+    if (fn !== current) flush()
+    current = fn
+    const last = blockFirst[block + 1]! - 1
+    const end = insns.rva[last]! + insns.length[last]!
+    const first = lines.rowAt(start)
+    if (first === NONE) continue
+    for (let row = first; row < lines.rva.length && lines.rva[row]! < end; row++) {
+      const [file, line] = [lines.file[row]!, lines.line[row]!]
+      if (file !== NONE && line > 0 && line < MAX_LINES) atLeast(own, file * MAX_LINES + line, ran.get(block)!)
+    }
+  }
+  flush()
+
+  const files = new Map<number, { lines: [number, bigint][]; functions: FunctionCoverage[] }>()
+  const fileOf = (file: number): { lines: [number, bigint][]; functions: FunctionCoverage[] } => {
+    const known = files.get(file) ?? { lines: [], functions: [] }
+    files.set(file, known)
+    return known
+  }
+  for (const [key, count] of whole) fileOf(Math.floor(key / MAX_LINES)).lines.push([key % MAX_LINES, count])
+  for (let fn = 0; fn < functions.count; fn++) {
+    const insn = index.at(functions.start[fn]!)
+    const count = insn === NONE ? undefined : ran.get(blockOf[insn]!)
+    const row = count === undefined ? NONE : lines.rowAt(functions.start[fn]!)
+    if (row === NONE || lines.file[row] === NONE || lines.line[row] === 0) continue
+    fileOf(lines.file[row]!).functions.push({ name: functions.nameOf(fn), line: lines.line[row]!, count: count! })
+  }
+  return [...files].map(([file, { lines: ofFile, functions: inFile }]) => ({
+    path: lines.files[file]!,
+    lines: ofFile.sort(([a], [b]) => a - b),
+    functions: inFile.sort((a, b) => a.line - b.line),
+  })).sort((a, b) => (a.path < b.path ? -1 : 1))
+}
