@@ -143,6 +143,7 @@ const TOOLS = [
   ['qemu-system-x86', () => qemuMajor() >= QEMU_MAJOR, { suite: 'backports' }],
   ['busybox-static', () => onPath('busybox') && isStatic(onPath('busybox'))],
   ['bpftrace', () => onPath('bpftrace'), { purposes: ['test', 'bench'] }], // runs in guests, with its libraries
+  ['chromium', () => onPath('chromium'), { purposes: ['test'] }], // opens the report's page
   ['lcov', () => onPath('genhtml'), { purposes: ['test'] }],
   ['sparse', () => onPath('sparse'), { purposes: ['test'] }],
   ['clang', () => onPath('clang'), { purposes: ['test'] }], // libFuzzer is a part of it

@@ -20,6 +20,7 @@ import { disassembly, graphDot, graphJson, graphText } from './report/function.j
 import { reportJson } from './report/json.js'
 import { reportLcov } from './report/lcov.js'
 import { reportNumbers, type ReportNumbers } from './report/numbers.js'
+import { reportHtml } from './report/page.js'
 import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
@@ -192,6 +193,7 @@ const report = async (path: string | undefined, options: ReportOptions): Promise
     text: (numbers) => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
     json: reportJson,
     csv: reportCsv,
+    html: reportHtml,
     lcov,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
@@ -316,7 +318,7 @@ program
   .argument('[dump]')
   .requiredOption('--bundle <bundle>', 'the bundle that was applied')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
-  .option('--format <format>', 'text, json, csv, or lcov (line coverage)', 'text')
+  .option('--format <format>', 'text, json, csv, html (one page), or lcov (line coverage)', 'text')
   .option('--vmlinux <image>', 'for lcov: the image that was planned for, with debug information')
   .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')
   .option('-o, --output <file>', 'write there, not to stdout')

@@ -2,35 +2,13 @@
 // each key. Invariant: no line is wider than the width.
 
 import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
-import { cut, duration, grouped, printable } from './printable.js'
+import { cut, grouped, printable } from './printable.js'
+import { binary, boundsText, valueText } from './values.js'
 
 const MOST_BAR = 52
 const LEAST_BAR = 8
-const UNITS = ['', 'K', 'M', 'G', 'T', 'P', 'E'] as const
-
-/** 4096 -> 4K, where that is exact. */
-const short = (value: bigint): string => {
-  let unit = 0
-  let rest = value
-  while (unit < UNITS.length - 1 && rest !== 0n && rest % 1024n === 0n) {
-    rest /= 1024n
-    unit++
-  }
-  return `${rest}${UNITS[unit]!}`
-}
-
-/** Times in the units that people read them in. */
-const time = (ns: bigint): string => (ns < 0n ? `-${duration(-ns)}` : duration(ns))
-
-/** '[4K, 8K)', '(..., 0)', '[0]', '[1.0 µs, 2.0 µs)'. */
-const bounds = ({ low, high }: Bucket, text: (value: bigint) => string): string => {
-  if (low === undefined) return `(..., ${text(high!)})`
-  if (high === undefined) return `[${text(low)}, ...)`
-  return high - low === 1n ? `[${text(low)}]` : `[${text(low)}, ${text(high)})`
-}
-
 const histogram = (buckets: readonly Bucket[], width: number, text: (value: bigint) => string): string[] => {
-  const labels = buckets.map((bucket) => bounds(bucket, text))
+  const labels = buckets.map((bucket) => boundsText(bucket, text))
   const counts = buckets.map(({ count }) => grouped(count))
   const [labelWidth, countWidth] = [labels, counts].map((texts) => Math.max(...texts.map((text) => text.length))) as [number, number]
   const most = buckets.reduce((best, { count }) => (count > best ? count : best), 1n)
@@ -53,13 +31,13 @@ const figures = ({ count, sum, min, max }: KeyNumbers, text: (value: bigint) => 
 /** Lines of one aggregate, an empty one before it. */
 export const aggregateText = ({ name, kind, unit, keyKind, keys }: AggregateNumbers, width: number): string[] => {
   const title = `@${printable(name)}`
-  const text = unit === 'ns' ? time : unit === 'ticks' ? (value: bigint): string => `${grouped(value)} ticks` : grouped
+  const text = valueText(unit)
   if (keys.length === 0) return ['', `${title}: ${kind}, nothing was seen`]
   const lines = ['']
   for (const each of keys) {
     const label = keyKind === 'none' ? title : `${title}[${keyKind === 'cpu' ? `cpu ${each.key}` : each.key}]`
     lines.push(cut(`${label}: ${kind === 'count' ? grouped(each.count!) : figures(each, text)}`, width))
-    if (each.buckets !== undefined) lines.push(...histogram(each.buckets, width, unit === 'ns' ? time : kind === 'hist' ? short : String))
+    if (each.buckets !== undefined) lines.push(...histogram(each.buckets, width, unit !== 'number' ? text : kind === 'hist' ? binary : String))
   }
   return lines
 }

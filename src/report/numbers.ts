@@ -38,6 +38,7 @@ export interface ReportNumbers {
   readonly host: string
   readonly release: string
   readonly buildId: string
+  readonly payloadSha256: string
   readonly state: Dump['state']
   readonly dumpedNs: bigint
   readonly appliedNs: bigint
@@ -111,8 +112,8 @@ export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
   }
   const { host, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount } = dump
   return {
-    host, release: dump.release === '' ? manifest.image.release : dump.release, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount,
-    manifest,
+    host, release: dump.release === '' ? manifest.image.release : dump.release, buildId, payloadSha256: dumpDigest, state, dumpedNs,
+    appliedNs, removedNs, stopNs, slide, siteCount, cpuCount, manifest,
     summary: summarize(manifest),
     served,
     counts,

@@ -6,6 +6,7 @@
 import { askedName } from '../splice/manifest.js'
 import { aggregateText } from './aggregatetext.js'
 import type { PartNumbers, ReportNumbers } from './numbers.js'
+import { byCount, ended, sumsByAsked } from './order.js'
 import { cut, duration, grouped, printable, wallTime, widthOf, wrapped } from './printable.js'
 
 export interface TextOptions {
@@ -49,10 +50,6 @@ const row = (name: string, numbers: PartNumbers, withCpus: boolean, isPart: bool
   numbers: [numbers.count, ...(withCpus ? numbers.perCpu : [])].map(grouped),
   isPart,
 })
-
-/** Rows by falling count, and as in the plan where counts are the same. */
-const byCount = (counts: readonly bigint[]): number[] =>
-  Array.from(counts.keys()).sort((a, b) => (counts[a]! < counts[b]! ? 1 : counts[a]! > counts[b]! ? -1 : a - b))
 
 const rowsOf = (numbers: ReportNumbers, order: readonly number[], withCpus: boolean): Row[] =>
   order.flatMap((index) => {
@@ -108,17 +105,14 @@ const table = (numbers: ReportNumbers, order: readonly number[], options: TextOp
 
 const header = (numbers: ReportNumbers): string[] => {
   const { state, appliedNs, removedNs, dumpedNs } = numbers
-  const until = state === 'removed' ? removedNs : dumpedNs
-  const counted = until === 0n ? 'until the machine died'
-    : until >= appliedNs ? duration(until - appliedNs) : 'unknown (the clock was set back)'
-  const ended = state === 'applied' ? 'still applied' : `removed ${wallTime(removedNs)}`
+  const then = state === 'applied' ? 'still applied' : `removed ${wallTime(removedNs)}`
   return [
     `host     ${printable(numbers.host) || 'unknown'}`,
     `kernel   ${printable(numbers.release) || 'unknown'}`,
     `build    ${numbers.buildId}`,
-    `applied  ${state === 'applying' ? 'not wholly: the machine died meanwhile' : `${wallTime(appliedNs)}, ${ended}`}`,
+    `applied  ${state === 'applying' ? 'not wholly: the machine died meanwhile' : `${wallTime(appliedNs)}, ${then}`}`,
     `dumped   ${dumpedNs === 0n ? 'in a memory image, at an unknown time' : wallTime(dumpedNs)}`,
-    `counted  ${counted}, ${numbers.siteCount} sites, ${numbers.cpuCount} CPUs`,
+    `counted  ${ended(numbers)}, ${numbers.siteCount} sites, ${numbers.cpuCount} CPUs`,
     ...(state === 'applying' ? [] : [`stopped  ${duration(numbers.stopNs)} for apply`]),
   ]
 }
@@ -140,29 +134,20 @@ const imbalances = (numbers: ReportNumbers, indented: (indent: string, text: str
 }
 
 /** The sums of the points that each `block:F` became, highest first. */
-const sums = ({ manifest, served, counts }: ReportNumbers, width: number): string[] => {
-  const { of } = manifest.points
-  const total: bigint[] = Array.from(manifest.asked.kind, () => 0n)
-  const points = new Uint32Array(total.length)
-  const ran = new Uint32Array(total.length)
-  counts.forEach((count, index) => {
-    const a = of[served[index]!]!
-    total[a]! += count
-    points[a]!++
-    if (count !== 0n) ran[a]!++
-  })
-  const order = byCount(total).filter((a) => points[a]! > 0)
-  const shown = order.slice(0, SHOWN)
+const sums = (numbers: ReportNumbers, width: number): string[] => {
+  const { manifest } = numbers
+  const all = sumsByAsked(numbers)
+  const shown = all.slice(0, SHOWN)
   const rows = [
-    ['sum', 'ran', 'points'], ...shown.map((a) => [grouped(total[a]!), `${ran[a]!}`, `${points[a]!}`]),
+    ['sum', 'ran', 'points'], ...shown.map(({ total, ran, points }) => [grouped(total), `${ran}`, `${points}`]),
   ]
   const widths = [0, 1, 2].map((column) => rows.reduce((most, cells) => Math.max(most, cells[column]!.length), 0))
-  const names = ['function', ...shown.map((a) => {
-    const aggregate = manifest.names[manifest.asked.aggregate[a]!]!
-    return printable(askedName(manifest, a)) + (aggregate === '' ? '' : ` @${printable(aggregate)}`)
+  const names = ['function', ...shown.map(({ asked }) => {
+    const aggregate = manifest.names[manifest.asked.aggregate[asked]!]!
+    return printable(askedName(manifest, asked)) + (aggregate === '' ? '' : ` @${printable(aggregate)}`)
   })]
   const lines = rows.map((cells, i) => cut([...cells.map((cell, column) => cell.padStart(widths[column]!)), names[i]!].join(GAP), width))
-  const left = order.length - shown.length
+  const left = all.length - shown.length
   return ['', ...lines, ...(left > 0 ? [`and ${left} more`] : [])]
 }
 

@@ -1,0 +1,37 @@
+// Pictures of numbers, as SVG without text: what they show stands beside them as text. In: counts. Out: markup.
+
+import { el, type Markup } from './html.js'
+import { grouped } from './printable.js'
+
+const BAR_WIDTH = 120
+const BAR_HEIGHT = 10
+const CPU_WIDTH = 5
+const CPU_GAP = 1
+const SPREAD_HEIGHT = 18
+/** More CPUs than these are drawn thinner. */
+const WIDE_CPUS = 32
+
+/** value / most, as so many hundredths of a pixel; no value but zero is drawn as nothing. */
+const share = (value: bigint, most: bigint, pixels: number): number => {
+  if (value <= 0n || most <= 0n) return 0
+  return Math.max(1, Number((value * BigInt(pixels * 100)) / most) / 100)
+}
+
+/** How large a number is, beside the largest. */
+export const bar = (value: bigint, most: bigint): Markup =>
+  el('svg', { class: 'bar', width: BAR_WIDTH, height: BAR_HEIGHT, viewBox: `0 0 ${BAR_WIDTH} ${BAR_HEIGHT}`, 'aria-hidden': 'true' },
+    el('rect', { width: share(value, most, BAR_WIDTH), height: BAR_HEIGHT }))
+
+/** A bar for each CPU. */
+export const spread = (perCpu: readonly bigint[]): Markup => {
+  const most = perCpu.reduce((best, count) => (count > best ? count : best), 0n)
+  const [width, gap] = perCpu.length > WIDE_CPUS ? [1, 0] : [CPU_WIDTH, CPU_GAP]
+  const whole = perCpu.length * (width + gap)
+  return el('svg', {
+    class: 'spread', width: whole, height: SPREAD_HEIGHT, viewBox: `0 0 ${whole} ${SPREAD_HEIGHT}`, role: 'img',
+    'aria-label': `by CPU: ${perCpu.map(grouped).join(', ')}`,
+  }, perCpu.map((count, cpu) => {
+    const height = share(count, most, SPREAD_HEIGHT)
+    return el('rect', { x: cpu * (width + gap), y: SPREAD_HEIGHT - height, width, height })
+  }))
+}

@@ -1,0 +1,38 @@
+// What renderers of a report share: orders, sums, and how long counting went on, in words.
+
+import type { ReportNumbers } from './numbers.js'
+import { duration } from './printable.js'
+
+/** Indices by falling count, and as in the plan where counts are the same. */
+export const byCount = (counts: readonly bigint[]): number[] =>
+  Array.from(counts.keys()).sort((a, b) => (counts[a]! < counts[b]! ? 1 : counts[a]! > counts[b]! ? -1 : a - b))
+
+/** For how long counters counted. */
+export const ended = ({ state, appliedNs, removedNs, dumpedNs }: ReportNumbers): string => {
+  const until = state === 'removed' ? removedNs : dumpedNs
+  if (until === 0n) return 'until the machine died'
+  return until >= appliedNs ? duration(until - appliedNs) : 'unknown (the clock was set back)'
+}
+
+/** All points that one that was asked for became: a function's blocks, say. */
+export interface Sum {
+  readonly asked: number
+  readonly total: bigint
+  readonly points: number
+  readonly ran: number // of the points
+}
+
+/** By falling sum; what has no counts is left out. */
+export const sumsByAsked = ({ manifest, served, counts }: ReportNumbers): Sum[] => {
+  const { of } = manifest.points
+  const total: bigint[] = Array.from(manifest.asked.kind, () => 0n)
+  const points = new Uint32Array(total.length)
+  const ran = new Uint32Array(total.length)
+  counts.forEach((count, index) => {
+    const a = of[served[index]!]!
+    total[a]! += count
+    points[a]!++
+    if (count !== 0n) ran[a]!++
+  })
+  return byCount(total).filter((a) => points[a]! > 0).map((asked) => ({ asked, total: total[asked]!, points: points[asked]!, ran: ran[asked]! }))
+}

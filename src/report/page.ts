@@ -1,0 +1,241 @@
+// The report as one page of HTML that needs nothing else: no network, no font, no script to be read. In: the numbers. Out:
+// markup, in pieces. Invariant: the page's policy allows its own style and script alone, by their digests; nothing from a
+// file is markup (html.ts). Of many points those with the highest counts are shown, and what is left out is said.
+
+import { createHash } from 'node:crypto'
+import { askedName } from '../splice/manifest.js'
+import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
+import { bar, spread } from './chart.js'
+import { client } from './client.js'
+import { el, markup, verbatim, type Content, type Markup } from './html.js'
+import type { ReportNumbers } from './numbers.js'
+import { STYLE } from './pagestyle.js'
+import { byCount, ended, sumsByAsked } from './order.js'
+import { duration, grouped, wallTime } from './printable.js'
+import { binary, boundsText, valueText } from './values.js'
+
+/** So many rows of a table; a browser has them at once, and people have not read more. */
+const MOST_ROWS = 2000
+const MOST_KEYS = 64
+const MOST_REFUSED = 500
+
+const SCRIPT = `(${client.toString()})()\n`
+
+const digest = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`
+
+const POLICY = `default-src 'none'; style-src ${digest(STYLE)}; script-src ${digest(SCRIPT)}; base-uri 'none'; form-action 'none'`
+
+interface Column {
+  readonly title: string
+  readonly number?: boolean
+  /** Nothing to sort by. */
+  readonly picture?: boolean
+  readonly sorted?: boolean // as the rows come, falling
+}
+
+interface Cell {
+  readonly content: Content
+  readonly value?: bigint // what a number is sorted by
+  readonly name?: boolean
+}
+
+/** A table that can be sorted and filtered where there are scripts. */
+const table = (id: string, caption: Content, columns: readonly Column[], rows: readonly (readonly Cell[])[], left = 0): Content => {
+  const heads = columns.map(({ title, number, picture, sorted }) => el('th', {
+    scope: 'col', class: number ? 'number' : undefined, 'aria-sort': picture ? undefined : sorted ? 'descending' : 'none',
+    'data-first': number ? 'descending' : undefined,
+  }, picture ? title : el('button', { type: 'button' }, title)))
+  const filter = rows.length < 10 ? '' : el('p', { class: 'filter', 'data-for': id, hidden: true },
+    el('label', {}, 'Filter ', el('input', { type: 'search', 'aria-controls': id })), ' ', el('output', {}))
+  return [
+    filter,
+    el('div', { class: 'scroll' }, el('table', { id, class: 'sortable' },
+      el('caption', {}, caption),
+      el('thead', {}, el('tr', {}, heads)),
+      el('tbody', {}, rows.map((cells) => el('tr', {}, cells.map(({ content, value, name }) =>
+        el('td', { class: value !== undefined ? 'number' : name ? 'name' : undefined, 'data-v': value?.toString() }, content))))))),
+    left > 0 ? el('p', { class: 'note' }, `${grouped(BigInt(left))} more with lower counts are left out here: --format json or csv has them all.`) : '',
+  ]
+}
+
+const section = (id: string, title: string, ...contents: readonly Content[]): Markup =>
+  el('section', { 'aria-labelledby': id }, el('h2', { id }, title), ...contents)
+
+const header = (numbers: ReportNumbers): Markup => {
+  const { host, release, buildId, state, appliedNs, removedNs, dumpedNs, siteCount, cpuCount, stopNs } = numbers
+  const facts: [string, string][] = [
+    ['host', host || 'unknown'],
+    ['kernel', `${release || 'unknown'}, build id ${buildId}`],
+    ['applied', state === 'applying' ? 'not wholly: the machine died meanwhile'
+      : `${wallTime(appliedNs)}, ${state === 'applied' ? 'still applied' : `removed ${wallTime(removedNs)}`}`],
+    ['dumped', dumpedNs === 0n ? 'in a memory image, at an unknown time' : wallTime(dumpedNs)],
+    ['counted', `${ended(numbers)}, ${siteCount} sites, ${cpuCount} CPUs`],
+    ...(state === 'applying' ? [] : [['stopped', `${duration(stopNs)} at most, for apply`] as [string, string]]),
+    ['bundle', `payload sha256 ${numbers.payloadSha256}, planned by kerninst ${numbers.manifest.tool.version}`],
+  ]
+  return el('header', {},
+    el('a', { class: 'skip', href: '#main' }, 'Skip to the counts'),
+    el('h1', {}, `What ran on ${host || 'an unnamed host'}`),
+    el('p', { class: 'lead' }, `Linux ${release || 'unknown'}, counted by kerninst for ${ended(numbers)}`),
+    el('dl', { class: 'facts' }, facts.map(([term, text]) => [el('dt', {}, term), el('dd', {}, text)])))
+}
+
+const cards = (numbers: ReportNumbers): Markup => {
+  const { summary: { points, served, derived }, counts, missed } = numbers
+  const ran = counts.reduce((sum, count) => (count > 0n ? sum + 1 : sum), 0)
+  const card = (figure: string, what: string): Markup => el('li', {}, el('b', {}, figure), what)
+  return el('ul', { class: 'cards' },
+    card(grouped(BigInt(counts.length)), 'points counted'),
+    card(grouped(BigInt(ran)), 'of them ran'),
+    ...(derived > 0 ? [card(grouped(BigInt(derived)), 'follow from others')] : []),
+    ...(points > served ? [card(grouped(BigInt(points - served)), 'refused')] : []),
+    ...(numbers.aggregates.length > 0 ? [card(grouped(missed), 'values missed')] : []))
+}
+
+const pointRows = (numbers: ReportNumbers): Content => {
+  const order = byCount(numbers.counts)
+  const shown = order.slice(0, MOST_ROWS)
+  const most = order.length > 0 ? numbers.counts[order[0]!]! : 0n
+  const named = shown.map((index) => numbers.row(index))
+  const aggregates = named.some(({ aggregate }) => aggregate !== '')
+  const rows = named.map(({ point, aggregate, at, count, perCpu, derived }): Cell[] => [
+    { content: grouped(count), value: count },
+    { content: bar(count, most) },
+    { content: point, name: true },
+    ...(aggregates ? [{ content: `@${aggregate}`, name: true }] : []),
+    { content: derived ? `${at}, derived` : at, name: true },
+    ...(numbers.cpuCount > 1 ? [{ content: spread(perCpu) }] : []),
+  ])
+  return table('points', 'Counts by point, highest first', [
+    { title: 'Count', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Point' }, ...(aggregates ? [{ title: 'Name' }] : []),
+    { title: 'Counted at' }, ...(numbers.cpuCount > 1 ? [{ title: 'By CPU', picture: true }] : []),
+  ], rows, order.length - shown.length)
+}
+
+const sumRows = (numbers: ReportNumbers): Content => {
+  const { manifest } = numbers
+  const sums = sumsByAsked(numbers)
+  const shown = sums.slice(0, MOST_ROWS)
+  const most = shown[0]?.total ?? 0n
+  const rows = shown.map(({ asked, total, ran, points }): Cell[] => [
+    { content: grouped(total), value: total },
+    { content: bar(total, most) },
+    { content: askedName(manifest, asked), name: true },
+    { content: `${ran}`, value: BigInt(ran) },
+    { content: `${points}`, value: BigInt(points) },
+    { content: points === 0 ? '' : `${Math.round((100 * ran) / points)} %`, value: BigInt(Math.round((1e6 * ran) / Math.max(1, points))) },
+  ])
+  return table('functions', 'Sums of the counts of each function, highest first', [
+    { title: 'Sum', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Asked for' }, { title: 'Ran', number: true },
+    { title: 'Points', number: true }, { title: 'Covered', number: true },
+  ], rows, sums.length - shown.length)
+}
+
+const histogram = (id: string, one: AggregateNumbers, caption: string, buckets: readonly Bucket[]): Content => {
+  const most = buckets.reduce((best, { count }) => (count > best ? count : best), 1n)
+  const text = one.unit === 'number' && one.kind === 'hist' ? binary : valueText(one.unit)
+  return el('div', { class: 'scroll' }, el('table', { id }, el('caption', {}, caption),
+    el('thead', {}, el('tr', {}, ['Values', 'How many', 'Share'].map((title, i) => el('th', { scope: 'col', class: i === 1 ? 'number' : undefined }, title)))),
+    el('tbody', {}, buckets.map((bucket) => el('tr', {},
+      el('td', { class: 'name' }, boundsText(bucket, text)), el('td', { class: 'number' }, grouped(bucket.count)), el('td', {}, bar(bucket.count, most)))))))
+}
+
+/** What a key holds but for its buckets. */
+const figuresOf = ({ count, sum, min, max }: KeyNumbers, text: (value: bigint) => string): { title: string; value: bigint; text: string }[] => {
+  const average = sum !== undefined && count !== undefined && count > 0n ? sum / count : undefined
+  return [['values', count, grouped], ['average', average, text], ['sum', sum, text], ['least', min, text], ['greatest', max, text]]
+    .flatMap(([title, value, write]) => (value === undefined ? [] : [{ title: title as string, value: value as bigint, text: (write as (value: bigint) => string)(value as bigint) }]))
+}
+
+const aggregateSection = (one: AggregateNumbers, number: number): Content => {
+  const { name, kind, unit, keyKind, keys } = one
+  const text = valueText(unit)
+  const title = el('h3', {}, el('code', {}, `@${name}`), ` ${kind}`)
+  const [first] = keys
+  if (first === undefined) return [title, el('p', { class: 'note' }, 'Nothing was seen.')]
+  const keyText = (key: number): string => (keyKind === 'cpu' ? `CPU ${key}` : `key ${key}`)
+  if (first.buckets !== undefined) {
+    const shown = keys.slice(0, MOST_KEYS)
+    return [title,
+      shown.map((each, k) => histogram(`aggregate-${number}-${k}`, one,
+        `${keyKind === 'none' ? '' : `${keyText(each.key)}: `}${grouped(each.count ?? 0n)} values`, each.buckets!)),
+      keys.length > shown.length ? el('p', { class: 'note' }, `${keys.length - shown.length} more keys are left out here.`) : '']
+  }
+  if (keyKind === 'none') {
+    return [title, el('dl', { class: 'facts' }, figuresOf(first, text).map((figure) => [el('dt', {}, figure.title), el('dd', {}, figure.text)]))]
+  }
+  const rows = keys.map((each): Cell[] => [
+    { content: keyText(each.key), value: BigInt(each.key) }, ...figuresOf(each, text).map(({ text: content, value }) => ({ content, value })),
+  ])
+  return [title, table(`aggregate-${number}`, `${keys.length} keys`,
+    [{ title: 'Key', number: true }, ...figuresOf(first, text).map((figure) => ({ title: figure.title, number: true }))], rows)]
+}
+
+const imbalances = (numbers: ReportNumbers): Content => {
+  const negative = numbers.counts.flatMap((count, index) => (count < 0n ? [index] : []))
+  if (negative.length === 0) return ''
+  negative.sort((a, b) => (numbers.counts[a]! < numbers.counts[b]! ? -1 : 1))
+  return section('imbalances', 'Counts that do not balance',
+    el('p', {}, 'These counts follow from others and came out below zero. Threads were between two of the places counted when ' +
+      'counting began or ended, or left the function by a way that is not known. Their neighbours are off by as much, and no more.'),
+    el('ul', {}, negative.slice(0, MOST_REFUSED).map((index) => el('li', {}, el('code', {}, numbers.row(index).point), ` ${numbers.counts[index]!}`))),
+    negative.length > MOST_REFUSED ? el('p', { class: 'note' }, `${negative.length - MOST_REFUSED} more are nearer to zero.`) : '')
+}
+
+const refusals = (numbers: ReportNumbers): Content => {
+  const { summary: { refused }, manifest } = numbers
+  const codes = Object.keys(refused)
+  if (codes.length === 0) return ''
+  const byCode = new Map<string, string[]>(codes.map((code) => [code, []]))
+  let shown = 0
+  for (const { point, code, nearest } of numbers.refusals()) {
+    if (shown === MOST_REFUSED) break
+    const list = byCode.get(code)
+    if (list === undefined) continue
+    list.push(nearest === '' ? point : `${point} (${nearest} can be served)`)
+    shown++
+  }
+  return section('refusals', 'Points that were refused',
+    el('p', {}, 'A point is counted exactly or not at all. These could not be served, for these reasons.'),
+    codes.map((code) => el('details', {},
+      el('summary', {}, el('code', {}, code), ` ${grouped(BigInt(refused[code]!))}: ${manifest.refusals.find((one) => one.code === code)?.reason ?? ''}`),
+      el('ul', {}, byCode.get(code)!.map((point) => el('li', {}, el('code', {}, point)))),
+      byCode.get(code)!.length < refused[code]! ? el('p', { class: 'note' }, `${refused[code]! - byCode.get(code)!.length} more: kerninst show lists them all.`) : '')))
+}
+
+/** @returns the page, a section a piece */
+export function* reportHtml(numbers: ReportNumbers): Generator<string, void> {
+  const { manifest, counts, aggregates, missed } = numbers
+  const many = counts.length > manifest.asked.kind.length
+  const parts: [string, string][] = [
+    ...(counts.length > 0 ? [['#counts', 'Counts'] as [string, string]] : []),
+    ...(many ? [['#sums', 'Functions'] as [string, string]] : []),
+    ...(aggregates.length > 0 ? [['#collected', 'Collected values'] as [string, string]] : []),
+    ...(Object.keys(numbers.summary.refused).length > 0 ? [['#refusals', 'Refused'] as [string, string]] : []),
+    ['#programs', 'Programs'],
+  ]
+  yield '<!DOCTYPE html>\n<html lang="en">\n'
+  yield markup(el('head', {},
+    el('meta', { charset: 'utf-8' }),
+    el('meta', { 'http-equiv': 'Content-Security-Policy', content: POLICY }),
+    el('meta', { name: 'viewport', content: 'width=device-width, initial-scale=1' }),
+    el('title', {}, `kerninst: ${numbers.host || 'report'}`),
+    el('style', {}, verbatim(STYLE))))
+  yield '\n<body>\n'
+  yield markup(header(numbers))
+  yield '\n<main id="main">\n'
+  yield markup([
+    el('nav', { 'aria-label': 'Sections' }, el('ul', {}, parts.map(([href, title]) => el('li', {}, el('a', { href }, title))))),
+    cards(numbers),
+    missed > 0n ? el('p', { class: 'warn' }, `${grouped(missed)} values could not be recorded: a span's table was full, clocks disagreed, or an extremum was overtaken too often.`) : '',
+  ])
+  if (counts.length > 0) yield markup(section('counts', 'Counts', pointRows(numbers)))
+  if (many) yield markup(section('sums', 'Functions', sumRows(numbers)))
+  if (aggregates.length > 0) yield markup(section('collected', 'Collected values', aggregates.map(aggregateSection)))
+  yield markup(imbalances(numbers))
+  yield markup(refusals(numbers))
+  yield markup(section('programs', 'Programs', manifest.programs.map((program) => el('pre', {}, program))))
+  yield '\n</main>\n'
+  yield markup(el('footer', {}, el('p', {}, 'Made by kerninst. Everything is in this file; it asks nothing of the network. Press / to filter.')))
+  yield `\n<script>${SCRIPT}</script>\n</body>\n</html>\n`
+}

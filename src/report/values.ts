@@ -1,0 +1,31 @@
+// Collected values as people read them: plain numbers, powers of two, ticks, times.
+
+import type { Unit } from '../probe/aggregates.js'
+import type { Bucket } from './aggregates.js'
+import { duration, grouped } from './printable.js'
+
+const UNITS = ['', 'K', 'M', 'G', 'T', 'P', 'E'] as const
+
+/** 4096 -> 4K, where that is exact. */
+export const binary = (value: bigint): string => {
+  let unit = 0
+  let rest = value
+  while (unit < UNITS.length - 1 && rest !== 0n && rest % 1024n === 0n) {
+    rest /= 1024n
+    unit++
+  }
+  return `${rest}${UNITS[unit]!}`
+}
+
+/** How values of a unit are written. */
+export const valueText = (unit: Unit): ((value: bigint) => string) => {
+  if (unit === 'ns') return (ns) => (ns < 0n ? `-${duration(-ns)}` : duration(ns))
+  return unit === 'ticks' ? (value) => `${grouped(value)} ticks` : grouped
+}
+
+/** '[4K, 8K)', '(..., 0)', '[0]', '[1.0 µs, 2.0 µs)'. */
+export const boundsText = ({ low, high }: Bucket, text: (value: bigint) => string): string => {
+  if (low === undefined) return `(..., ${text(high!)})`
+  if (high === undefined) return `[${text(low)}, ...)`
+  return high - low === 1n ? `[${text(low)}]` : `[${text(low)}, ${text(high)})`
+}
