@@ -9,6 +9,7 @@ import { BUNDLE_LIMITS, readBundle, verifyBundle, type Bundle } from './bundle/b
 import { keygen, readCertificateDer, readKey } from './bundle/keys.js'
 import { readDump, type Dump } from './dump/dump.js'
 import { findHeap } from './dump/find.js'
+import { runsOf } from './dump/fleet.js'
 import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
@@ -16,6 +17,8 @@ import { analyzeImage, coverLines, functionsNamed, openGround, planBundle, type 
 import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
+import { diffNumbers } from './report/diff.js'
+import { diffJson, diffText } from './report/difftext.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
 import { reportLcov } from './report/lcov.js'
@@ -24,7 +27,7 @@ import { reportHtml } from './report/page.js'
 import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
-import { reportText, textOptions } from './report/text.js'
+import { reportText, textOptions, type TextOptions } from './report/text.js'
 import { SPAN_BITS } from './splice/frames.js'
 import { pointsWhere, refusalText, summarize, type Summary } from './splice/manifest.js'
 
@@ -153,7 +156,8 @@ const planJson = ({ manifest, plan, bundle, seconds }: PlanResult, { points, ser
   }) + '\n'
 
 interface ReportOptions {
-  bundle: string
+  bundle: string[]
+  diff?: boolean
   vmlinux?: string
   sources?: string
   vmcore?: string
@@ -179,10 +183,37 @@ const dumpInVmcore = async (path: string, bundle: Bundle): Promise<Dump> => {
   }
 }
 
-const report = async (path: string | undefined, options: ReportOptions): Promise<void> => {
-  if ((path === undefined) === (options.vmcore === undefined)) {
-    throw new KerninstError(EXIT.usage, 'give a dump or --vmcore with a memory image, one of them')
+/** The one bundle that a report is made with. */
+const onlyBundle = ({ bundle }: ReportOptions): Bundle => {
+  if (bundle.length > 1) throw new KerninstError(EXIT.usage, 'one --bundle is enough, but for --diff of two bundles')
+  return bundleAt(bundle[0]!)
+}
+
+const numbersOf = async (paths: readonly string[], options: ReportOptions): Promise<ReportNumbers> => {
+  if ((paths.length === 0) === (options.vmcore === undefined)) {
+    throw new KerninstError(EXIT.usage, 'give dumps, or --vmcore with a memory image, one of them')
   }
+  const bundle = onlyBundle(options)
+  if (options.vmcore !== undefined) return reportNumbers(bundle, await dumpInVmcore(options.vmcore, bundle))
+  return reportNumbers(bundle, runsOf(paths.map((path) => ({ path, dump: readDump(path) }))))
+}
+
+const compare = (paths: readonly string[], options: ReportOptions, text: TextOptions): Iterable<string> => {
+  const { bundle, format } = options
+  if (paths.length !== 2 || bundle.length > 2 || options.vmcore !== undefined) {
+    throw new KerninstError(EXIT.usage, '--diff compares two dumps, with one --bundle or with two, in the same order')
+  }
+  const bundles = bundle.map(bundleAt)
+  const [before, after] = paths.map((path, i) => reportNumbers(bundles[i] ?? bundles[0]!, readDump(path)))
+  const diff = diffNumbers(before!, after!)
+  if (format === 'text') return diffText(diff, text)
+  if (format === 'json') return diffJson(diff)
+  throw new KerninstError(EXIT.usage, `--diff has no format '${printable(format)}': there are text, json`)
+}
+
+const report = async (paths: readonly string[], options: ReportOptions): Promise<void> => {
+  const text = textOptions(options.output === undefined ? process.stdout : {}, process.env)
+  if (options.diff) return deliver(compare(paths, options, text), options.output)
   const lcov = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
     if (options.vmlinux === undefined) throw new KerninstError(EXIT.usage, '--format lcov needs --vmlinux, with debug information')
     const coverage = await coverLines(numbers, options.vmlinux, showStage)
@@ -190,7 +221,7 @@ const report = async (path: string | undefined, options: ReportOptions): Promise
     return reportLcov(coverage, options.sources ?? '')
   }
   const render: Record<string, (numbers: ReportNumbers) => Iterable<string> | Promise<Iterable<string>>> = {
-    text: (numbers) => reportText(numbers, textOptions(options.output === undefined ? process.stdout : {}, process.env)),
+    text: (numbers) => reportText(numbers, text),
     json: reportJson,
     csv: reportCsv,
     html: reportHtml,
@@ -200,14 +231,12 @@ const report = async (path: string | undefined, options: ReportOptions): Promise
   if (chosen === undefined) {
     throw new KerninstError(EXIT.usage, `no format '${printable(options.format)}': there are ${Object.keys(render).join(', ')}`)
   }
-  const bundle = bundleAt(options.bundle)
-  const dump = path === undefined ? await dumpInVmcore(options.vmcore!, bundle) : readDump(path)
-  await deliver(await chosen(reportNumbers(bundle, dump)), options.output)
+  await deliver(await chosen(await numbersOf(paths, options)), options.output)
 }
 
 const kallsymsOf = ({ kallsyms }: { kallsyms?: string }): { kallsyms?: string } => (kallsyms === undefined ? {} : { kallsyms })
 
-const collect = (value: string, list: string[]): string[] => [...list, value]
+const collect = (value: string, list: readonly string[] = []): string[] => [...list, value]
 
 const program = new Command('kerninst')
   .description('Counters at any machine instruction of a running, unmodified Linux kernel, planned off the target.')
@@ -314,9 +343,10 @@ program
 
 program
   .command('report')
-  .description('counts from a dump, or from the memory image of a dead machine')
-  .argument('[dump]')
-  .requiredOption('--bundle <bundle>', 'the bundle that was applied')
+  .description('counts from dumps, of one host or several, or from the memory image of a dead machine')
+  .argument('[dumps...]')
+  .requiredOption('--bundle <bundle>', 'the bundle that was applied', collect)
+  .option('--diff', 'compare two dumps: what rose, fell, appeared; of two bundles, with --bundle twice')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
   .option('--format <format>', 'text, json, csv, html (one page), or lcov (line coverage)', 'text')
   .option('--vmlinux <image>', 'for lcov: the image that was planned for, with debug information')

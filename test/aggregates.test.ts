@@ -7,7 +7,7 @@ import t from 'tap'
 import type { Dump } from '../src/dump/dump.js'
 import { Aggregates } from '../src/probe/aggregates.js'
 import { parseProgram, type Aggregate } from '../src/probe/program.js'
-import { aggregateNumbers } from '../src/report/aggregates.js'
+import { aggregateNumbers, type Counters } from '../src/report/aggregates.js'
 import { aggregateText } from '../src/report/aggregatetext.js'
 import type { ManifestAggregate } from '../src/splice/manifest.js'
 import { ROOT } from './guest/artefacts.js'
@@ -29,6 +29,8 @@ interface Value {
 }
 
 /** An aggregate that has collected values. */
+const countersOf = (dump: Dump): Counters[] => Array.from({ length: CPUS }, (_, number) => ({ dump, number }))
+
 const collected = (text: string, values: readonly { cpu: number; arg0: bigint; arg1: bigint }[]): { one: ManifestAggregate; dump: Dump } => {
   const [probe] = parseProgram(`entry:f { ${text} }`, '-e')
   const aggregates = new Aggregates()
@@ -71,7 +73,7 @@ t.test('numbers', (t) => {
     const best = (list: readonly bigint[], sign: bigint): bigint => list.reduce((a, b) => ((a - b) * sign > 0n ? a : b))
     const check = (kind: string, expected: (list: bigint[], key: number) => object): void => {
       const { one, dump } = collected(`@x${keyText} = ${kind}`, raw)
-      const got = aggregateNumbers(one, dump).keys.filter((each) => each.sum !== 0n || each.count !== undefined)
+      const got = aggregateNumbers(one, countersOf(dump)).keys.filter((each) => each.sum !== 0n || each.count !== undefined)
       const wanted = keys.map((key) => ({ key, ...expected(at(key), key) })).filter((each) => (each as { sum?: bigint }).sum !== 0n || 'count' in each)
       t.same(got, wanted, `${kind}${keyText} of ${raw.length}`)
     }
@@ -83,7 +85,7 @@ t.test('numbers', (t) => {
 
     for (const kind of [`hist(${argument})`, `lhist(${argument}, ${signed ? -40 : 0}, 80, 8)`]) {
       const { one, dump } = collected(`@x${keyText} = ${kind}`, raw)
-      for (const { key, count, buckets } of aggregateNumbers(one, dump).keys) {
+      for (const { key, count, buckets } of aggregateNumbers(one, countersOf(dump)).keys) {
         const list = at(key)
         t.equal(count, BigInt(list.length), `${kind}: how many`)
         const inside = (low: bigint | undefined, high: bigint | undefined): number =>
@@ -108,7 +110,7 @@ t.test('text', (t) => {
       return { cpu: Number(cpu), arg0: BigInt.asUintN(64, BigInt(arg0!)), arg1: BigInt(arg1 ?? 0) }
     })
     const { one, dump } = collected(program!, raw)
-    const got = aggregateText(aggregateNumbers(one, dump), 60)
+    const got = aggregateText(aggregateNumbers(one, countersOf(dump)), 60)
     t.same(got.slice(1), expected, name!)
     t.ok(got.every((line) => line.length <= 60), 'within the width')
   }

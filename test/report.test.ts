@@ -154,7 +154,7 @@ const numbers = reportNumbers(bundle, readDump(dumpOf(bundle, 2)))
 
 t.test('numbers: sums of parts and CPUs', async (t) => {
   t.same(
-    [...numbers.points()].map(({ point, count, perCpu, parts }) => [point, count, perCpu, parts.map((part) => part.count)]),
+    [...numbers.points()].map(({ point, count, perColumn, parts }) => [point, count, perColumn, parts.map((part) => part.count)]),
     [
       ['entry:vfs_read', 1000n, [0n, 1000n], [1000n]],
       ['return:vfs_read', 1n + 3n + 1001n + 1003n, [4n, 2004n], [1002n, 1006n]],
@@ -191,7 +191,7 @@ t.test('derived counts', async (t) => {
   ])
   const solved = bundleOf(manifest)
   const found = reportNumbers(solved, readDump(dumpOf(solved, 2)))
-  t.same([...found.points()].slice(3).map(({ count, perCpu, derived }) => [count, perCpu, derived]),
+  t.same([...found.points()].slice(3).map(({ count, perColumn, derived }) => [count, perColumn, derived]),
     [[1008n, [4n, 1004n], true], [-2n, [-1n, -1n], true], [0n, [0n, 0n], true]])
   const { points } = JSON.parse(reportJson(found)) as { points: { count: string, derived: boolean, less?: { count: string }[] }[] }
   t.same(points.slice(3).map(({ count, derived, less }) => [count, derived, less!.map((each) => each.count)]),

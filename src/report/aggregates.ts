@@ -6,6 +6,12 @@ import type { Dump } from '../dump/dump.js'
 import { SIGN } from '../probe/constant.js'
 import type { ManifestAggregate } from '../splice/manifest.js'
 
+/** The counters of one CPU. */
+export interface Counters {
+  readonly dump: Pick<Dump, 'count'>
+  readonly number: number
+}
+
 /** Values from `low` on, below `high`; undefined: there is no end. */
 export interface Bucket {
   readonly low: bigint | undefined
@@ -53,8 +59,8 @@ const bucketsOf = (one: ManifestAggregate, at: (slot: number) => bigint): Bucket
 export const total = (counts: readonly bigint[]): bigint => counts.reduce((sum, count) => sum + count, 0n)
 
 /** What one key has seen on some CPUs; undefined: nothing. */
-const keyNumbers = (one: ManifestAggregate, dump: Dump, cpus: readonly number[], key: number, first: number): KeyNumbers | undefined => {
-  const on = (slot: number): bigint[] => cpus.map((cpu) => dump.count(cpu, first + slot))
+const keyNumbers = (one: ManifestAggregate, cpus: readonly Counters[], key: number, first: number): KeyNumbers | undefined => {
+  const on = (slot: number): bigint[] => cpus.map(({ dump, number }) => dump.count(number, first + slot))
   const at = (slot: number): bigint => total(on(slot))
   const wrapped = (value: bigint): bigint => (one.signed ? BigInt.asIntN(64, value) : BigInt.asUintN(64, value))
   switch (one.kind) {
@@ -75,11 +81,12 @@ const keyNumbers = (one: ManifestAggregate, dump: Dump, cpus: readonly number[],
   }
 }
 
-export const aggregateNumbers = (one: ManifestAggregate, dump: Dump): AggregateNumbers => {
+/** @param cpus of one host or of several; where the CPU is the key, those of one number are one key */
+export const aggregateNumbers = (one: ManifestAggregate, cpus: readonly Counters[]): AggregateNumbers => {
   const { name, kind, unit, keyKind } = one
-  const cpus = Array.from({ length: dump.cpuCount }, (_, cpu) => cpu)
+  const numbers = [...new Set(cpus.map(({ number }) => number))].sort((a, b) => a - b)
   const found = keyKind === 'cpu'
-    ? cpus.map((cpu) => keyNumbers(one, dump, [cpu], cpu, one.first))
-    : Array.from({ length: one.keys }, (_, key) => keyNumbers(one, dump, cpus, key, one.first + key * one.width))
+    ? numbers.map((cpu) => keyNumbers(one, cpus.filter(({ number }) => number === cpu), cpu, one.first))
+    : Array.from({ length: one.keys }, (_, key) => keyNumbers(one, cpus, key, one.first + key * one.width))
   return { name, kind, unit, keyKind, keys: found.filter((each) => each !== undefined) }
 }

@@ -22,16 +22,16 @@ export const bar = (value: bigint, most: bigint): Markup =>
   el('svg', { class: 'bar', width: BAR_WIDTH, height: BAR_HEIGHT, viewBox: `0 0 ${BAR_WIDTH} ${BAR_HEIGHT}`, 'aria-hidden': 'true' },
     el('rect', { width: share(value, most, BAR_WIDTH), height: BAR_HEIGHT }))
 
-/** A bar for each CPU. */
-export const spread = (perCpu: readonly bigint[]): Markup => {
-  const most = perCpu.reduce((best, count) => (count > best ? count : best), 0n)
-  const [width, gap] = perCpu.length > WIDE_CPUS ? [1, 0] : [CPU_WIDTH, CPU_GAP]
-  const whole = perCpu.length * (width + gap)
+/** A bar for each CPU, or each host. */
+export const spread = (counts: readonly bigint[], by: string): Markup => {
+  const most = counts.reduce((best, count) => (count > best ? count : best), 0n)
+  const [width, gap] = counts.length > WIDE_CPUS ? [1, 0] : [CPU_WIDTH, CPU_GAP]
+  const whole = counts.length * (width + gap)
   return el('svg', {
     class: 'spread', width: whole, height: SPREAD_HEIGHT, viewBox: `0 0 ${whole} ${SPREAD_HEIGHT}`, role: 'img',
-    'aria-label': `by CPU: ${perCpu.map(grouped).join(', ')}`,
-  }, perCpu.map((count, cpu) => {
+    'aria-label': `by ${by}: ${counts.map(grouped).join(', ')}`,
+  }, counts.map((count, i) => {
     const height = share(count, most, SPREAD_HEIGHT)
-    return el('rect', { x: cpu * (width + gap), y: SPREAD_HEIGHT - height, width, height })
+    return el('rect', { x: i * (width + gap), y: SPREAD_HEIGHT - height, width, height })
   }))
 }

@@ -12,10 +12,9 @@ const field = (text: string): string => {
 
 export function* reportCsv(numbers: ReportNumbers): Generator<string, void> {
   const header = ['point', 'aggregate', 'at', 'count', 'derived']
-  for (let cpu = 0; cpu < numbers.cpuCount; cpu++) header.push(`cpu${cpu}`)
-  yield `${header.join(',')}\r\n`
+  yield `${[...header, ...numbers.columns].map(field).join(',')}\r\n`
   for (let i = 0; i < numbers.served.length; i++) {
-    const { point, aggregate, at, count, derived, perCpu } = numbers.row(i)
-    yield `${[point, aggregate, at, `${count}`, `${derived}`, ...perCpu.map(String)].map(field).join(',')}\r\n`
+    const { point, aggregate, at, count, derived, perColumn } = numbers.row(i)
+    yield `${[point, aggregate, at, `${count}`, `${derived}`, ...perColumn.map(String)].map(field).join(',')}\r\n`
   }
 }

@@ -1,25 +1,25 @@
 // The report as JSON, schema kerninst.report/1: scripts depend on its names, which only ever gain company. In: the
 // numbers. Out: one JSON text, in pieces. Invariant: 64-bit values are decimal strings, since JSON numbers lose their
-// last digits; points are in the plan's order. Of a memory image dumpedNs is "0", host is "" where it
+// last digits; points are in the plan's order. Of several hosts, perHost stands in place of perCpu, in the order of hosts. Of a memory image dumpedNs is "0", host is "" where it
 // does not say, and release then comes from the bundle; state is "applying" where the machine died in apply.
 
 import type { AggregateNumbers } from './aggregates.js'
-import type { PartNumbers, PointNumbers, ReportNumbers } from './numbers.js'
+import type { HostNumbers, PartNumbers, PointNumbers, ReportNumbers } from './numbers.js'
 import { jsonList, jsonText } from './printable.js'
 
-const counts = ({ count, perCpu }: PartNumbers): { count: string; perCpu: string[] } => ({
+const counts = ({ count, perColumn }: PartNumbers, by: ReportNumbers['by']): object => ({
   count: count.toString(),
-  perCpu: perCpu.map(String),
+  [by === 'cpu' ? 'perCpu' : 'perHost']: perColumn.map(String),
 })
 
-const pointJson = (point: PointNumbers): object => ({
+const pointJson = (point: PointNumbers, by: ReportNumbers['by']): object => ({
   point: point.point,
   at: point.at,
-  ...counts(point),
+  ...counts(point, by),
   derived: point.derived,
   aggregate: point.aggregate,
-  parts: point.parts.map((part) => ({ at: part.at, ...counts(part) })),
-  ...(point.derived && { less: point.less.map((part) => ({ at: part.at, ...counts(part) })) }),
+  parts: point.parts.map((part) => ({ at: part.at, ...counts(part, by) })),
+  ...(point.derived && { less: point.less.map((part) => ({ at: part.at, ...counts(part, by) })) }),
 })
 
 const text = (value: bigint | undefined): string | null => value?.toString() ?? null
@@ -36,8 +36,13 @@ const aggregateJson = ({ name, kind, unit, keyKind, keys }: AggregateNumbers): o
   })),
 })
 
+const hostJson = ({ name, release, state, dumpedNs, appliedNs, removedNs, stopNs, cpuCount }: HostNumbers): object => ({
+  host: name, release, state, dumpedNs: dumpedNs.toString(), appliedNs: appliedNs.toString(), removedNs: removedNs.toString(),
+  stopNs: stopNs.toString(), cpus: cpuCount,
+})
+
 function* pointsJson(numbers: ReportNumbers): Generator<object, void> {
-  for (const point of numbers.points()) yield pointJson(point)
+  for (const point of numbers.points()) yield pointJson(point, numbers.by)
 }
 
 export function* reportJson(numbers: ReportNumbers): Generator<string, void> {
@@ -51,6 +56,7 @@ export function* reportJson(numbers: ReportNumbers): Generator<string, void> {
     appliedNs: numbers.appliedNs.toString(),
     removedNs: numbers.removedNs.toString(),
     stopNs: numbers.stopNs.toString(),
+    ...(numbers.by === 'host' && { hosts: numbers.hosts.map(hostJson) }),
   }
   yield `${jsonText(head).slice(0, -1)},"points":`
   yield* jsonList(pointsJson(numbers))

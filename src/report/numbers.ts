@@ -1,24 +1,26 @@
-// The numbers of a report. In: a bundle and a dump of the heap that its patches counted into. Out: for every point its
-// count; and on demand, since there may be a million points, its name, and its count and that of its parts per CPU.
+// The numbers of a report. In: a bundle and dumps of the heaps that its patches counted into. Out: for every point its
+// count; and on demand, since there may be a million points, its name, and its count and that of its parts column by column: of
+// one host by CPU, of several by host.
 // Invariant: a point's count is the sum of its parts', less that of those to be taken away, and each of these the sum
-// over the CPUs; no sum can overflow. A derived count may be negative: on one CPU where threads migrate between the
+// over the columns; no sum can overflow. A derived count may be negative: on one CPU where threads migrate between the
 // places counted, and in all where a thread was between them when counting began or ended; that is an imbalance, which
 // the report names. Left out: how it looks (text.ts, json.ts, csv.ts), and the order, which is the plan's.
 
 import type { Bundle } from '../bundle/bundle.js'
 import type { Dump } from '../dump/dump.js'
+import type { Run } from '../dump/fleet.js'
 import { EXIT, KerninstError } from '../error.js'
 import { NONE } from '../image/rva.js'
 import {
   aggregateOf, isCounted, placeName, pointName, pointPlace, pointText, pointsWhere, refusalText, summarize, type Manifest, type ManifestPart,
   type ManifestRefusal, type Summary,
 } from '../splice/manifest.js'
-import { aggregateNumbers, total, type AggregateNumbers } from './aggregates.js'
+import { aggregateNumbers, total, type AggregateNumbers, type Counters } from './aggregates.js'
 
 export interface PartNumbers {
   readonly at: string
   readonly count: bigint
-  readonly perCpu: readonly bigint[] // cpu -> count
+  readonly perColumn: readonly bigint[] // column -> count
 }
 
 export interface PointNumbers extends PartNumbers {
@@ -34,19 +36,29 @@ export interface PointNumbers extends PartNumbers {
 /** A point without its parts. */
 export type RowNumbers = Omit<PointNumbers, 'parts' | 'less'>
 
-export interface ReportNumbers {
-  readonly host: string
+/** What one host's last dump says of itself. */
+export interface HostNumbers {
+  readonly name: string
   readonly release: string
-  readonly buildId: string
-  readonly payloadSha256: string
   readonly state: Dump['state']
   readonly dumpedNs: bigint
   readonly appliedNs: bigint
   readonly removedNs: bigint
   readonly stopNs: bigint
+  readonly cpuCount: number
+}
+
+export interface ReportNumbers extends Omit<HostNumbers, 'name'> {
+  readonly host: string
+  readonly buildId: string
+  readonly payloadSha256: string
   readonly slide: bigint
   readonly siteCount: number
-  readonly cpuCount: number
+  /** What columns are, and their titles. */
+  readonly by: 'cpu' | 'host'
+  readonly columns: readonly string[]
+  /** The hosts; the fields above are those of the first one, but for cpuCount, which is of all. */
+  readonly hosts: readonly HostNumbers[]
   readonly manifest: Manifest
   readonly summary: Summary
   readonly served: Uint32Array //      row -> point that has a count; in the plan's order
@@ -61,30 +73,36 @@ export interface ReportNumbers {
 
 const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
 
-/** @throws KerninstError: 76 where the dump was counted by another bundle, 65 where it contradicts this one */
-export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
-  const bundleDigest = hexOf(bundle.payloadSha256)
-  const dumpDigest = hexOf(dump.payloadSha256)
+const mustFit = ({ manifest, payloadSha256, decoded: { tables } }: Bundle, dump: Dump): void => {
+  const [bundleDigest, dumpDigest] = [hexOf(payloadSha256), hexOf(dump.payloadSha256)]
   if (bundleDigest !== dumpDigest) {
-    throw new KerninstError(
-      EXIT.mismatch,
-      `the dump was counted by another bundle: its payload is sha256 ${dumpDigest}, this bundle's is ${bundleDigest}`,
-    )
+    throw new KerninstError(EXIT.mismatch,
+      `the dump was counted by another bundle: its payload is sha256 ${dumpDigest}, this bundle's is ${bundleDigest}`)
   }
-  const { manifest, decoded: { tables } } = bundle
-  if (
-    dump.slotCount !== tables.slotCount ||
-    dump.siteCount !== tables.siteCount ||
-    dump.buildId !== manifest.image.buildId
-  ) {
+  if (dump.slotCount !== tables.slotCount || dump.siteCount !== tables.siteCount || dump.buildId !== manifest.image.buildId) {
     throw new KerninstError(EXIT.data, 'the dump names this bundle, but differs in slots, sites or build id: damaged?')
   }
-  const cpus = Array.from({ length: dump.cpuCount }, (_, cpu) => cpu)
+}
+
+/**
+ * @param source one dump, or those of several hosts (runsOf)
+ * @throws KerninstError: 76 where a dump was counted by another bundle, 65 where it contradicts this one
+ */
+export const reportNumbers = (bundle: Bundle, source: Dump | readonly Run[]): ReportNumbers => {
+  const runs: readonly Run[] = 'count' in source ? [{ name: source.host, last: source, earlier: [] }] : source
+  for (const { last } of runs) mustFit(bundle, last)
+  const { manifest, decoded: { tables } } = bundle
+  const [{ last: dump }] = runs as [Run]
+  const cpusOf = ({ last }: Run): Counters[] => Array.from({ length: last.cpuCount }, (_, number) => ({ dump: last, number }))
+  const cpus = runs.flatMap(cpusOf)
+  const by = runs.length > 1 ? 'host' : 'cpu'
+  const groups = by === 'host' ? runs.map(cpusOf) : cpus.map((cpu) => [cpu])
+  const countOn = (group: readonly Counters[], slot: number): bigint => group.reduce((sum, one) => sum + one.dump.count(one.number, slot), 0n)
   const { points } = manifest
   const { termStart, term } = points
   const slots = Array.from({ length: dump.slotCount }, (_, slot) => {
     let total = 0n
-    for (const cpu of cpus) total += dump.count(cpu, slot)
+    for (const cpu of cpus) total += cpu.dump.count(cpu.number, slot)
     return total
   })
   /** A point's terms, added up. */
@@ -100,30 +118,35 @@ export const reportNumbers = (bundle: Bundle, dump: Dump): ReportNumbers => {
   // What programs collect beside counts is of all points together.
   const served = Uint32Array.from(pointsWhere(manifest, true)).filter((p) => isCounted(manifest, p))
   const counts = Array.from(served, (p) => solve(p, (slot) => slots[slot]!))
-  const perCpuOf = (p: number): bigint[] => cpus.map((cpu) => solve(p, (slot) => dump.count(cpu, slot)))
+  const perColumnOf = (p: number): bigint[] => groups.map((group) => solve(p, (slot) => countOn(group, slot)))
   const numbersOf = (part: ManifestPart): PartNumbers => {
-    const perCpu = cpus.map((cpu) => dump.count(cpu, part.slot))
-    return { at: part.at, count: total(perCpu), perCpu }
+    const perColumn = groups.map((group) => countOn(group, part.slot))
+    return { at: part.at, count: total(perColumn), perColumn }
   }
   const point = (row: number): PointNumbers => {
     const p = served[row]!
     const { parts, less, ...text } = pointText(manifest, tables.siteRva, p)
-    return { ...text, count: counts[row]!, perCpu: perCpuOf(p), parts: parts.map(numbersOf), less: less.map(numbersOf) }
+    return { ...text, count: counts[row]!, perColumn: perColumnOf(p), parts: parts.map(numbersOf), less: less.map(numbersOf) }
   }
-  const { host, buildId, state, dumpedNs, appliedNs, removedNs, stopNs, slide, siteCount, cpuCount } = dump
+  const hosts = runs.map(({ name, last }): HostNumbers => ({
+    name, release: last.release === '' ? manifest.image.release : last.release, state: last.state, dumpedNs: last.dumpedNs,
+    appliedNs: last.appliedNs, removedNs: last.removedNs, stopNs: last.stopNs, cpuCount: last.cpuCount,
+  }))
+  const { buildId, slide, siteCount } = dump
+  const { name, ...facts } = hosts[0]!
   return {
-    host, release: dump.release === '' ? manifest.image.release : dump.release, buildId, payloadSha256: dumpDigest, state, dumpedNs,
-    appliedNs, removedNs, stopNs, slide, siteCount, cpuCount, manifest,
+    ...facts, host: name, cpuCount: cpus.length, buildId, payloadSha256: hexOf(dump.payloadSha256), slide, siteCount,
+    by, columns: by === 'host' ? hosts.map((one) => one.name) : cpus.map(({ number }) => `cpu${number}`), hosts, manifest,
     summary: summarize(manifest),
     served,
     counts,
-    aggregates: manifest.aggregates.map((one) => aggregateNumbers(one, dump)),
+    aggregates: manifest.aggregates.map((one) => aggregateNumbers(one, cpus)),
     missed: manifest.missed === NONE ? 0n : slots[manifest.missed]!,
     row: (row) => {
       const p = served[row]!
       return {
         point: pointName(manifest, p), aggregate: aggregateOf(manifest, p), derived: points.derived[p] === 1,
-        at: placeName(manifest, pointPlace(manifest, tables.siteRva, p)), count: counts[row]!, perCpu: perCpuOf(p),
+        at: placeName(manifest, pointPlace(manifest, tables.siteRva, p)), count: counts[row]!, perColumn: perColumnOf(p),
       }
     },
     point,

@@ -1,15 +1,26 @@
 // What renderers of a report share: orders, sums, and how long counting went on, in words.
 
-import type { ReportNumbers } from './numbers.js'
+import type { HostNumbers, ReportNumbers } from './numbers.js'
 import { duration } from './printable.js'
 
 /** Indices by falling count, and as in the plan where counts are the same. */
 export const byCount = (counts: readonly bigint[]): number[] =>
   Array.from(counts.keys()).sort((a, b) => (counts[a]! < counts[b]! ? 1 : counts[a]! > counts[b]! ? -1 : a - b))
 
-/** For how long counters counted. */
-export const ended = ({ state, appliedNs, removedNs, dumpedNs }: ReportNumbers): string => {
-  const until = state === 'removed' ? removedNs : dumpedNs
+const untilNs = ({ state, removedNs, dumpedNs }: Times): bigint => (state === 'removed' ? removedNs : dumpedNs)
+
+type Times = Pick<HostNumbers, 'state' | 'appliedNs' | 'removedNs' | 'dumpedNs'>
+
+/** For how long counters counted, in ns; zero where that is not known. */
+export const countedNs = (times: Times): bigint => {
+  const ns = untilNs(times) - times.appliedNs
+  return ns > 0n ? ns : 0n
+}
+
+/** The same in words. */
+export const ended = (times: Times): string => {
+  const { appliedNs } = times
+  const until = untilNs(times)
   if (until === 0n) return 'until the machine died'
   return until >= appliedNs ? duration(until - appliedNs) : 'unknown (the clock was set back)'
 }

@@ -8,10 +8,11 @@ import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
 import { bar, spread } from './chart.js'
 import { client } from './client.js'
 import { el, markup, verbatim, type Content, type Markup } from './html.js'
-import type { ReportNumbers } from './numbers.js'
+import type { HostNumbers, ReportNumbers } from './numbers.js'
 import { STYLE } from './pagestyle.js'
 import { byCount, ended, sumsByAsked } from './order.js'
-import { duration, grouped, wallTime } from './printable.js'
+import { outliers } from './outliers.js'
+import { duration, grouped, rateText, wallTime } from './printable.js'
 import { binary, boundsText, valueText } from './values.js'
 
 /** So many rows of a table; a browser has them at once, and people have not read more. */
@@ -61,7 +62,33 @@ const table = (id: string, caption: Content, columns: readonly Column[], rows: r
 const section = (id: string, title: string, ...contents: readonly Content[]): Markup =>
   el('section', { 'aria-labelledby': id }, el('h2', { id }, title), ...contents)
 
+const hostFacts = (host: HostNumbers): string =>
+  `${host.release}, ${host.cpuCount} CPUs, applied ${wallTime(host.appliedNs)}, counted ${ended(host)}, stopped ${duration(host.stopNs)} at most`
+
+const fleetHeader = ({ hosts, buildId, payloadSha256, siteCount, manifest }: ReportNumbers): Markup => el('header', {},
+  el('a', { class: 'skip', href: '#main' }, 'Skip to the counts'),
+  el('h1', {}, `What ran on ${hosts.length} hosts`),
+  el('p', { class: 'lead' }, `Counted by kerninst with one bundle at ${siteCount} sites`),
+  el('dl', { class: 'facts' }, [
+    ...hosts.map((host): [string, string] => [host.name || 'unknown', hostFacts(host)]),
+    ['bundle', `build id ${buildId}, payload sha256 ${payloadSha256}, planned by kerninst ${manifest.tool.version}`] as [string, string],
+  ].map(([term, text]) => [el('dt', {}, term), el('dd', {}, text)])))
+
+/** Hosts that are far from the others. */
+const outlierRows = (numbers: ReportNumbers): Content => {
+  const all = outliers(numbers)
+  if (all.length === 0) return ''
+  const shown = all.slice(0, MOST_REFUSED)
+  return section('outliers', 'Hosts that stand out', table('outlier-table', 'Counts a second, beside the median of all hosts, the farthest first', [
+    { title: 'Host' }, { title: 'Point' }, { title: 'A second', number: true }, { title: 'Median', number: true },
+  ], shown.map(({ row, host, rate, median }): Cell[] => [
+    { content: numbers.columns[host]!, name: true }, { content: numbers.row(row).point, name: true },
+    { content: rateText(rate), value: BigInt(Math.round(rate * 1000)) }, { content: rateText(median), value: BigInt(Math.round(median * 1000)) },
+  ]), all.length - shown.length))
+}
+
 const header = (numbers: ReportNumbers): Markup => {
+  if (numbers.by === 'host') return fleetHeader(numbers)
   const { host, release, buildId, state, appliedNs, removedNs, dumpedNs, siteCount, cpuCount, stopNs } = numbers
   const facts: [string, string][] = [
     ['host', host || 'unknown'],
@@ -98,17 +125,17 @@ const pointRows = (numbers: ReportNumbers): Content => {
   const most = order.length > 0 ? numbers.counts[order[0]!]! : 0n
   const named = shown.map((index) => numbers.row(index))
   const aggregates = named.some(({ aggregate }) => aggregate !== '')
-  const rows = named.map(({ point, aggregate, at, count, perCpu, derived }): Cell[] => [
+  const rows = named.map(({ point, aggregate, at, count, perColumn, derived }): Cell[] => [
     { content: grouped(count), value: count },
     { content: bar(count, most) },
     { content: point, name: true },
     ...(aggregates ? [{ content: `@${aggregate}`, name: true }] : []),
     { content: derived ? `${at}, derived` : at, name: true },
-    ...(numbers.cpuCount > 1 ? [{ content: spread(perCpu) }] : []),
+    ...(numbers.columns.length > 1 ? [{ content: spread(perColumn, numbers.by === 'cpu' ? 'CPU' : 'host') }] : []),
   ])
   return table('points', 'Counts by point, highest first', [
     { title: 'Count', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Point' }, ...(aggregates ? [{ title: 'Name' }] : []),
-    { title: 'Counted at' }, ...(numbers.cpuCount > 1 ? [{ title: 'By CPU', picture: true }] : []),
+    { title: 'Counted at' }, ...(numbers.columns.length > 1 ? [{ title: numbers.by === 'cpu' ? 'By CPU' : 'By host', picture: true }] : []),
   ], rows, order.length - shown.length)
 }
 
@@ -219,7 +246,7 @@ export function* reportHtml(numbers: ReportNumbers): Generator<string, void> {
     el('meta', { charset: 'utf-8' }),
     el('meta', { 'http-equiv': 'Content-Security-Policy', content: POLICY }),
     el('meta', { name: 'viewport', content: 'width=device-width, initial-scale=1' }),
-    el('title', {}, `kerninst: ${numbers.host || 'report'}`),
+    el('title', {}, `kerninst: ${numbers.by === 'host' ? `${numbers.hosts.length} hosts` : numbers.host || 'report'}`),
     el('style', {}, verbatim(STYLE))))
   yield '\n<body>\n'
   yield markup(header(numbers))
@@ -232,6 +259,7 @@ export function* reportHtml(numbers: ReportNumbers): Generator<string, void> {
   if (counts.length > 0) yield markup(section('counts', 'Counts', pointRows(numbers)))
   if (many) yield markup(section('sums', 'Functions', sumRows(numbers)))
   if (aggregates.length > 0) yield markup(section('collected', 'Collected values', aggregates.map(aggregateSection)))
+  yield markup(outlierRows(numbers))
   yield markup(imbalances(numbers))
   yield markup(refusals(numbers))
   yield markup(section('programs', 'Programs', manifest.programs.map((program) => el('pre', {}, program))))

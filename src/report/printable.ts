@@ -66,6 +66,10 @@ export const duration = (ns: bigint): string => {
   return parts.map((part, i) => `${part} ${units[i]}`).slice(first, first + 2).join(' ')
 }
 
+/** A rate with three digits that matter. */
+export const rateText = (rate: number): string =>
+  rate >= 1e6 ? `${(rate / 1e6).toPrecision(3)}M` : rate >= 1000 ? `${(rate / 1000).toPrecision(3)}k` : rate === 0 ? '0' : rate.toPrecision(3)
+
 /** Cuts to `width` characters, the last of which is then an ellipsis. */
 export const cut = (text: string, width: number): string => {
   const chars = [...text]

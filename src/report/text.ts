@@ -1,13 +1,14 @@
 // The report for a terminal. In: the numbers, a width, colour or not. Out: lines of text: a header about the host, a
 // table of points by falling count, what was refused. Of many points only those with the highest counts are shown, and
-// the sums of what the programs asked for, function by function; what is left out is counted. Invariant: no line is wider than the width (the per-CPU columns
+// the sums of what the programs asked for, function by function; what is left out is counted. Invariant: no line is wider than the width (the columns by CPU or host
 // go first where they do not fit, then names are cut), and nothing from a file reaches the terminal unescaped.
 
 import { askedName } from '../splice/manifest.js'
 import { aggregateText } from './aggregatetext.js'
 import type { PartNumbers, ReportNumbers } from './numbers.js'
 import { byCount, ended, sumsByAsked } from './order.js'
-import { cut, duration, grouped, printable, wallTime, widthOf, wrapped } from './printable.js'
+import { outliers } from './outliers.js'
+import { cut, duration, grouped, printable, rateText, wallTime, widthOf, wrapped } from './printable.js'
 
 export interface TextOptions {
   /** Columns of the terminal; lines stay within them, down to MIN_WIDTH. */
@@ -18,7 +19,7 @@ export interface TextOptions {
 const MIN_WIDTH = 60
 const DEFAULT_WIDTH = 100
 const MAX_WIDTH = 1000
-const MAX_CPU_COLUMNS = 16
+const MAX_COLUMNS = 16
 /** A report of more points than this shows only the first SHOWN. */
 const MANY = 1000
 const SHOWN = 100
@@ -40,25 +41,25 @@ export const textOptions = (output: Output, env: { readonly [name: string]: stri
 interface Row {
   readonly name: string
   readonly at: string
-  readonly numbers: readonly string[] // the count, then one a CPU
+  readonly numbers: readonly string[] // the count, then one a column
   readonly isPart: boolean
 }
 
-const row = (name: string, numbers: PartNumbers, withCpus: boolean, isPart: boolean): Row => ({
+const row = (name: string, numbers: PartNumbers, withColumns: boolean, isPart: boolean): Row => ({
   name,
   at: printable(numbers.at),
-  numbers: [numbers.count, ...(withCpus ? numbers.perCpu : [])].map(grouped),
+  numbers: [numbers.count, ...(withColumns ? numbers.perColumn : [])].map(grouped),
   isPart,
 })
 
-const rowsOf = (numbers: ReportNumbers, order: readonly number[], withCpus: boolean): Row[] =>
+const rowsOf = (numbers: ReportNumbers, order: readonly number[], withColumns: boolean): Row[] =>
   order.flatMap((index) => {
     const point = numbers.point(index)
     const name = printable(point.point) + (point.aggregate === '' ? '' : ` @${printable(point.aggregate)}`) +
       (point.derived ? ' (derived)' : '')
     // A derived count has its equation in the bundle; here it would only be in the way.
-    const parts = point.parts.length > 1 && !point.derived ? point.parts.map((part) => row('', part, withCpus, true)) : []
-    return [row(name, point, withCpus, false), ...parts]
+    const parts = point.parts.length > 1 && !point.derived ? point.parts.map((part) => row('', part, withColumns, true)) : []
+    return [row(name, point, withColumns, false), ...parts]
   })
 
 /** Characters of each column of numbers. */
@@ -66,17 +67,17 @@ const numberWidths = (rows: readonly Row[], head: readonly string[]): number[] =
   head.map((title, i) => rows.reduce((width, each) => Math.max(width, (each.numbers[i] ?? '').length), title.length))
 
 const table = (numbers: ReportNumbers, order: readonly number[], options: TextOptions): string[] => {
-  const cpuTitles = Array.from({ length: numbers.cpuCount }, (_, cpu) => `cpu${cpu}`)
+  const columnTitles = numbers.columns.map(printable)
   const bold = (text: string): string => (options.color ? `\x1b[1m${text}\x1b[0m` : text)
   const dim = (text: string): string => (options.color ? `\x1b[2m${text}\x1b[0m` : text)
   const nameRoom = 2 * 12 + GAP.length // what the names need at least
-  let withCpus = numbers.cpuCount > 1 && numbers.cpuCount <= MAX_CPU_COLUMNS
-  let rows = rowsOf(numbers, order, withCpus)
-  let titles = withCpus ? ['count', ...cpuTitles] : ['count']
+  let withColumns = numbers.columns.length > 1 && numbers.columns.length <= MAX_COLUMNS
+  let rows = rowsOf(numbers, order, withColumns)
+  let titles = withColumns ? ['count', ...columnTitles] : ['count']
   let widths = numberWidths(rows, titles)
   const taken = (): number => widths.reduce((sum, width) => sum + width + GAP.length, 0)
-  if (withCpus && taken() + nameRoom > options.width) {
-    withCpus = false
+  if (withColumns && taken() + nameRoom > options.width) {
+    withColumns = false
     rows = rowsOf(numbers, order, false)
     titles = ['count']
     widths = numberWidths(rows, titles)
@@ -103,7 +104,25 @@ const table = (numbers: ReportNumbers, order: readonly number[], options: TextOp
   ]
 }
 
+/** What each of several hosts says of itself. */
+const hostsHeader = ({ hosts, buildId, siteCount }: ReportNumbers): string[] => [
+  `hosts    ${hosts.length}`,
+  `build    ${buildId}, ${siteCount} sites`,
+  ...hosts.map((host) => `  ${printable(host.name) || 'unknown'}: ${printable(host.release)}, ${host.cpuCount} CPUs, applied ${wallTime(host.appliedNs)}, counted ${ended(host)}`),
+]
+
+/** Hosts that are far from the others, the farthest first. */
+const outlierLines = (numbers: ReportNumbers, indented: (indent: string, text: string) => string[]): string[] => {
+  const all = outliers(numbers)
+  if (all.length === 0) return []
+  const shown = all.slice(0, SHOWN)
+  return ['', `outliers (${all.length})`, ...shown.flatMap(({ row, host, rate, median }) => indented('  ',
+    `${printable(numbers.columns[host]!)}: ${printable(numbers.row(row).point)}: ${rateText(rate)} a second, where the median is ${rateText(median)}`)),
+  ...(shown.length < all.length ? [`  and ${all.length - shown.length} nearer to it`] : [])]
+}
+
 const header = (numbers: ReportNumbers): string[] => {
+  if (numbers.by === 'host') return hostsHeader(numbers)
   const { state, appliedNs, removedNs, dumpedNs } = numbers
   const then = state === 'applied' ? 'still applied' : `removed ${wallTime(removedNs)}`
   return [
@@ -174,6 +193,7 @@ export function* reportText(numbers: ReportNumbers, options: TextOptions): Gener
   }
   for (const each of numbers.aggregates) yield put(aggregateText(each, options.width))
   if (numbers.missed > 0n) yield put(['', ...indented('', `missed ${grouped(numbers.missed)}: so often a value could not be recorded`)])
+  yield put(outlierLines(numbers, indented))
   yield put(imbalances(numbers, indented))
   if (points === served) return
   yield put(['', `refused (${points - served})`])

@@ -1,0 +1,162 @@
+// Several dumps: of a fleet, added up with a column for each host and its outliers; of one run at several times; and two that
+// are compared, of one bundle and of two. Dumps are drawn by lot (dumpfile.ts), so what must come out is added up here again.
+
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { readBundle } from '../src/bundle/bundle.js'
+import { DUMP, HEAP, SIZE } from '../src/bundle/layout.js'
+import { drawnDump } from './dumpfile.js'
+import { ROOT, kernel, keygen, mustKerninst, plan } from './guest/artefacts.js'
+import { lottery, seed, seedNote } from './lottery.js'
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-fleet-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+const target = kernel('6.1-cloud')
+const key = keygen(scratch, 'trusted')
+const PAGE = 4096
+
+const [BUNDLE, OTHER] = ['one', 'other'].map((name) => join(scratch, `${name}.bundle`)) as [string, string]
+plan(target, ['entry:vfs_*, block:vfs_read { @ = count() } span:vfs_read { @t = hist(elapsed); @c[cpu] = count(); @m = max(elapsed) }'], key, BUNDLE)
+plan(target, ['entry:vfs_read, entry:tcp_sendmsg { @ = count() }'], key, OTHER)
+
+interface Made {
+  readonly path: string
+  readonly bytes: Buffer
+}
+
+/** A dump in a file, changed as wanted. */
+const made = (name: string, bundle: string, cpus: number, host: string, from: number, change: (heap: Buffer, bytes: Buffer) => void = () => undefined): Made => {
+  const bytes = drawnDump(readBundle(readFileSync(bundle)), cpus, lottery(from), host)
+  change(bytes.subarray(SIZE.dump), bytes)
+  const path = join(scratch, `${name}.dump`)
+  writeFileSync(path, bytes)
+  return { path, bytes }
+}
+
+interface Row {
+  readonly point: string
+  readonly aggregate: string
+  readonly count: string
+  readonly perCpu?: readonly string[]
+  readonly perHost?: readonly string[]
+}
+interface Json {
+  readonly points: readonly Row[]
+  readonly hosts?: readonly { readonly host: string; readonly cpus: number }[]
+  readonly aggregates: readonly { readonly aggregate: string; readonly keys: readonly { readonly key: number; readonly count?: string; readonly max?: string; readonly buckets?: readonly { readonly low: string; readonly count: string }[] }[] }[]
+}
+
+const report = (...args: string[]): Json => JSON.parse(mustKerninst('report', ...args, '--bundle', BUNDLE, '--format', 'json')) as Json
+const total = (texts: readonly string[]): bigint => texts.reduce((sum, text) => sum + BigInt(text), 0n)
+
+t.test('hosts are added up', (t) => {
+  t.comment(seedNote)
+  const sizes = [['alpha', 2], ['beta', 4], ['gamma', 3]] as const
+  const dumps = sizes.map(([host, cpus], i) => made(host, BUNDLE, cpus, host, seed + i).path)
+  const alone = dumps.map((path) => report(path))
+  const all = report(...dumps)
+  t.same(all.hosts?.map(({ host, cpus }) => [host, cpus]), sizes)
+  for (const [i, row] of all.points.entries()) {
+    const each = alone.map(({ points }) => points[i]!)
+    t.same(row.perHost, each.map(({ count }) => count), row.point)
+    t.equal(BigInt(row.count), total(each.map(({ count }) => count)))
+    t.same(each.map(({ perCpu }) => perCpu?.length), [2, 4, 3], 'a single host has its CPUs')
+  }
+  const keysOf = (json: Json, aggregate: string): Json['aggregates'][number]['keys'] => json.aggregates.find((one) => one.aggregate === aggregate)!.keys
+  for (const { low, count } of keysOf(all, 't')[0]!.buckets!) {
+    const each = alone.map((json) => keysOf(json, 't')[0]!.buckets!.find((one) => one.low === low)?.count ?? '0')
+    t.equal(BigInt(count), total(each), `values from ${low} on`)
+  }
+  const largest = alone.map((json) => BigInt(keysOf(json, 'm')[0]?.max ?? '0')).reduce((a, b) => (a > b ? a : b))
+  t.equal(BigInt(keysOf(all, 'm')[0]!.max!), largest)
+  for (const { key: cpu, count } of keysOf(all, 'c')) {
+    t.equal(BigInt(count!), total(alone.map((json) => keysOf(json, 'c').find((one) => one.key === cpu)?.count ?? '0')), `CPU ${cpu} of every host`)
+  }
+  const text = mustKerninst('report', ...dumps, '--bundle', BUNDLE)
+  t.match(text, /^hosts    3$/m)
+  t.match(text, /alpha +beta +gamma/)
+  t.match(mustKerninst('report', ...dumps, '--bundle', BUNDLE, '--format', 'csv'), /^point,aggregate,at,count,derived,alpha,beta,gamma\r$/m)
+  t.match(mustKerninst('report', ...dumps, '--bundle', BUNDLE, '--format', 'html'), /What ran on 3 hosts/)
+  t.end()
+})
+
+t.test('a host that stands out', (t) => {
+  const slotOf = readBundle(readFileSync(BUNDLE)).manifest.points.term[0]! >>> 1
+  const dumps = ['a', 'b', 'c', 'd', 'e'].map((host, i) => made(host, BUNDLE, 2, host, 77, (heap) => {
+    // The same everywhere but in one counter of one host.
+    if (i === 3) for (let cpu = 0; cpu < 2; cpu++) heap.writeBigUInt64LE(90_000_000n, PAGE + cpu * Number(heap.readBigUInt64LE(HEAP.cpuStride)) + 8 * slotOf)
+  }).path)
+  const text = mustKerninst('report', ...dumps, '--bundle', BUNDLE)
+  const found = /^outliers \((\d+)\)\n {2}d: (\S+): ([\d.]+M) a second, where the median is/m.exec(text)
+  t.ok(found, 'it is named first')
+  t.equal(found?.[3], '3.00M', '180 million in a minute')
+  t.notMatch(mustKerninst('report', ...dumps.slice(0, 3), '--bundle', BUNDLE), /outliers/, 'none where all are alike')
+  t.end()
+})
+
+t.test('one run at several times', (t) => {
+  const times = [3, 1, 2].map((n) => made(`run${n}`, BUNDLE, 2, 'host', seed + n, (_, bytes) => {
+    bytes.writeBigUInt64LE(bytes.readBigUInt64LE(DUMP.dumpedNs) + BigInt(n) * 1_000_000_000n, DUMP.dumpedNs)
+  }))
+  const all = report(...times.map(({ path }) => path))
+  t.equal(all.hosts, undefined, 'it is one host')
+  t.same(all.points, report(times[0]!.path).points, 'whose last dump counts')
+  t.end()
+})
+
+t.test('compared', (t) => {
+  const [a, b] = [made('before', BUNDLE, 2, 'host', seed + 20), made('after', BUNDLE, 2, 'host', seed + 21)]
+  interface Diff {
+    readonly schema: string
+    readonly points: readonly { readonly point: string; readonly aggregate: string; readonly before: string | null; readonly after: string | null; readonly change: string }[]
+  }
+  const diff = JSON.parse(mustKerninst('report', '--diff', a.path, b.path, '--bundle', BUNDLE, '--format', 'json')) as Diff
+  t.equal(diff.schema, 'kerninst.diff/1')
+  const counts = ({ points }: Json): Map<string, string> => new Map(points.map(({ point, aggregate, count }) => [`${point} @${aggregate}`, count]))
+  const [before, after] = [counts(report(a.path)), counts(report(b.path))]
+  t.equal(diff.points.length, before.size)
+  let size = Infinity
+  for (const { point, aggregate, before: had, after: has, change } of diff.points) {
+    t.same([had, has], [before.get(`${point} @${aggregate}`), after.get(`${point} @${aggregate}`)], point)
+    const [x, y] = [Number(had), Number(has)]
+    // Both counted for a minute.
+    t.ok(Math.abs(y - x) <= size, 'whatever changed most comes first')
+    size = Math.abs(y - x)
+    const expected = x === 0 && y === 0 ? 'same' : x === 0 ? 'appeared' : y === 0 ? 'vanished' : Math.abs(y - x) <= 4 * (Math.sqrt(Math.abs(x)) + Math.sqrt(Math.abs(y))) ? 'same' : y > x ? 'rose' : 'fell'
+    t.equal(change, expected)
+  }
+  t.match(mustKerninst('report', '--diff', a.path, b.path, '--bundle', BUNDLE), /^before\/s +after\/s +change +point$/m)
+
+  const c = made('other', OTHER, 2, 'host', seed + 22)
+  const two = JSON.parse(mustKerninst('report', '--diff', a.path, c.path, '--bundle', BUNDLE, '--bundle', OTHER, '--format', 'json')) as Diff
+  const changes = new Map(two.points.map(({ point, aggregate, change }) => [`${point} @${aggregate}`, change]))
+  t.equal(changes.get('entry:tcp_sendmsg @'), 'only after')
+  t.equal(changes.get('entry:vfs_write @'), 'only before')
+  t.not(changes.get('entry:vfs_read @'), 'only before', 'what both have is compared')
+  t.end()
+})
+
+t.test('wrong pairs', (t) => {
+  const [a, c] = [made('a', BUNDLE, 2, 'host', 1), made('c', OTHER, 2, 'host', 2)]
+  const cases: [string[], number, RegExp][] = [
+    [[a.path, c.path, '--bundle', BUNDLE], 76, /c\.dump was counted by another bundle than .*a\.dump/],
+    [[c.path, '--bundle', BUNDLE], 76, /another bundle/],
+    [['--bundle', BUNDLE], 64, /give dumps/],
+    [[a.path, '--bundle', BUNDLE, '--bundle', OTHER], 64, /one --bundle is enough/],
+    [['--diff', a.path, '--bundle', BUNDLE], 64, /--diff compares two dumps/],
+    [['--diff', a.path, c.path, '--bundle', BUNDLE], 76, /another bundle/],
+    [['--diff', a.path, a.path, '--bundle', BUNDLE, '--format', 'csv'], 64, /--diff has no format 'csv'/],
+    [[a.path, '--bundle', BUNDLE, '--format', 'lcov'], 64, /needs --vmlinux/],
+    [[a.path, '--bundle', BUNDLE, '--format', 'lcov', '--vmlinux', kernel('6.12-cloud').vmlinux], 76, /is another kernel/],
+  ]
+  for (const [args, exit, message] of cases) {
+    const { status, stderr } = spawnSync(process.execPath, [join(ROOT, 'dist/cli.js'), 'report', ...args], { encoding: 'utf8' })
+    t.equal(status, exit, args.join(' '))
+    t.match(stderr.trim(), message)
+    t.notMatch(stderr.trim(), /\n/, 'one line')
+  }
+  t.end()
+})
