@@ -13,7 +13,7 @@ import { runsOf } from './dump/fleet.js'
 import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import { analyzeImage, coverLines, functionsNamed, openGround, planBundle, type PlanResult } from './pipeline.js'
+import { analyzeImage, coverLines, functionsNamed, openGround, planBundle, viewFunctions, type PlanResult } from './pipeline.js'
 import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
@@ -220,11 +220,17 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     clearStage()
     return reportLcov(coverage, options.sources ?? '')
   }
+  const html = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
+    if (options.vmlinux === undefined) return reportHtml(numbers)
+    const views = await viewFunctions(numbers, onlyBundle(options).decoded.tables, options.vmlinux, showStage)
+    clearStage()
+    return reportHtml(numbers, views)
+  }
   const render: Record<string, (numbers: ReportNumbers) => Iterable<string> | Promise<Iterable<string>>> = {
     text: (numbers) => reportText(numbers, text),
     json: reportJson,
     csv: reportCsv,
-    html: reportHtml,
+    html,
     lcov,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
@@ -349,7 +355,7 @@ program
   .option('--diff', 'compare two dumps: what rose, fell, appeared; of two bundles, with --bundle twice')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
   .option('--format <format>', 'text, json, csv, html (one page), or lcov (line coverage)', 'text')
-  .option('--vmlinux <image>', 'for lcov: the image that was planned for, with debug information')
+  .option('--vmlinux <image>', 'the image that was planned for: for lcov, which needs its debug information, and for html, to show functions in full')
   .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')
   .option('-o, --output <file>', 'write there, not to stdout')
   .action(report)

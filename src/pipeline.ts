@@ -7,7 +7,7 @@ import { writeBundle } from './bundle/bundle.js'
 import { buildGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
 import { loadImage, type Image, type ImageOptions } from './image/image.js'
-import { readLines } from './image/lines.js'
+import { hasLines, readLines } from './image/lines.js'
 import { NONE } from './image/rva.js'
 import { checkClaims } from './liveness/check.js'
 import type { Verdict } from './liveness/claims.js'
@@ -21,10 +21,11 @@ import type { Manifest } from './splice/manifest.js'
 import type { Profile } from './splice/layout.js'
 import { makePlan, type Plan } from './splice/plan.js'
 import { Ground } from './splice/ground.js'
-import type { TargetIdentity } from './splice/tables.js'
+import type { PatchTables, TargetIdentity } from './splice/tables.js'
 import { analyze, type Analysis } from './report/analysis.js'
 import { coverageOf, type FileCoverage } from './report/coverage.js'
 import type { ReportNumbers } from './report/numbers.js'
+import { functionViews, type FunctionView } from './report/views.js'
 import { EXIT, KerninstError } from './error.js'
 
 export interface PlanRequest {
@@ -156,16 +157,32 @@ export const openGround = async (path: string, options: ImageOptions, progress: 
   return new Ground(live, await SecondDecoder.load())
 }
 
+/** The image that a report's bundle was planned for; @throws KerninstError (76) where it is another one. */
+const imageOf = (numbers: ReportNumbers, path: string): Image => {
+  const image = loadImage(path)
+  const buildId = Buffer.from(image.buildId).toString('hex')
+  if (buildId === numbers.buildId) return image
+  throw new KerninstError(EXIT.mismatch, `${path} is another kernel: its build id is ${buildId}, that of the dump is ${numbers.buildId}`)
+}
+
+/** The functions of a report that ran most, in full; with source lines where the image has them. */
+export const viewFunctions = async (
+  numbers: ReportNumbers, tables: PatchTables, path: string, progress: (stage: string) => void,
+): Promise<FunctionView[]> => {
+  const { stage } = stopwatch(progress)
+  const image = await stage('image', () => imageOf(numbers, path))
+  const lines = await stage('source lines', () => (hasLines(path) ? readLines(path, image.base, image.imageBytes) : undefined))
+  const graph = await stage('control flow', () => buildGraph(image))
+  const live = await stage('liveness', () => solveLiveness(graph))
+  return stage('functions', () => functionViews(numbers, live, tables, lines))
+}
+
 /** Coverage of source lines, of a report and the image that its bundle was planned for. */
 export const coverLines = async (
   numbers: ReportNumbers, path: string, progress: (stage: string) => void,
 ): Promise<FileCoverage[]> => {
   const { stage } = stopwatch(progress)
-  const image = await stage('image', () => loadImage(path))
-  const buildId = Buffer.from(image.buildId).toString('hex')
-  if (buildId !== numbers.buildId) {
-    throw new KerninstError(EXIT.mismatch, `${path} is another kernel: its build id is ${buildId}, that of the dump is ${numbers.buildId}`)
-  }
+  const image = await stage('image', () => imageOf(numbers, path))
   const lines = await stage('source lines', () => readLines(path, image.base, image.imageBytes))
   const graph = await stage('control flow', () => buildGraph(image))
   return stage('coverage', () => coverageOf(numbers, graph, lines))

@@ -30,11 +30,11 @@ const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 const chromium = execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim()
 
 /** A report of some points of 6.1, as `kerninst report` writes it; the page's path. */
-const pageOf = (name: string, program: string, cpus: number): string => {
+const pageOf = (name: string, program: string, cpus: number, ...options: string[]): string => {
   const [bundle, dump, page] = ['bundle', 'dump', 'html'].map((what) => join(scratch, `${name}.${what}`)) as [string, string, string]
   plan(target, [program], key, bundle)
   writeFileSync(dump, drawnDump(readBundle(readFileSync(bundle)), cpus, lottery(seed)))
-  mustKerninst('report', dump, '--bundle', bundle, '--format', 'html', '-o', page)
+  mustKerninst('report', dump, '--bundle', bundle, '--format', 'html', '-o', page, ...options)
   return page
 }
 
@@ -114,6 +114,21 @@ t.test('in a browser', { timeout: 0 }, async (t) => {
       t.ok((await page.$eval('#points', (table) => table.textContent ?? '')).includes('block:vfs_read+0x'), 'readable without scripts')
       t.equal(await page.$$eval('.filter:not([hidden])', (all) => all.length), 0, 'with nothing that would not work')
     }, false)
+
+    const inside = pageOf('inside', 'block:vfs_read, block:tcp_sendmsg_locked, edge:vfs_readv, block:tcp_recvmsg_locked { @ = count() }', 4, '--vmlinux', target.vmlinux)
+    await opened(t, browser, inside, async (page) => {
+      t.same((await page.$$eval('#inside ~ details summary code', (all) => all.map((one) => one.textContent))).sort(),
+        ['tcp_recvmsg_locked', 'tcp_sendmsg_locked', 'vfs_read', 'vfs_readv'], 'each function in full')
+      await page.$$eval('details', (all) => { for (const one of all) one.setAttribute('open', '') })
+      t.ok(await page.$$eval('svg.flow rect.block', (all) => all.length) as number > 100, 'pictures of control flow')
+      t.equal(await page.evaluate('[...document.querySelectorAll("svg.flow a")].filter((one) => document.querySelector(one.getAttribute("href")) === null).length'), 0,
+        'each block leads to its instructions')
+      t.ok((await page.$$eval('table.code td', (all) => all.map((one) => one.textContent ?? ''))).includes('fs/read_write.c:451'), 'with source lines')
+      await page.evaluate('document.querySelector("svg.flow a").focus()')
+      await page.keyboard.press('Enter')
+      t.match(page.url(), /#f0-0$/, 'by keyboard')
+      t.same(await findings(page), [], 'axe, everything unfolded')
+    })
 
     const evil = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"\'&<!--'
     const sample = sampleManifest()

@@ -6,9 +6,10 @@
 // debug information. A compressed .debug_line is refused by elf.ts.
 
 import { EXIT, KerninstError } from '../error.js'
-import { openElf, type Elf } from './elf.js'
+import { openElf, readHead, SHF, type Elf } from './elf.js'
 import { NONE, type Rva } from './rva.js'
 import { lowerBound } from './search.js'
+import { isVmlinuz, VMLINUZ_HEAD_BYTES } from './vmlinuz.js'
 
 export interface Lines {
   readonly files: readonly string[] // relative to the kernel's sources, where that can be told
@@ -355,6 +356,15 @@ const relative = (files: readonly string[]): string[] => {
   const roots = KNOWN.flatMap((known) => files.filter((path) => path.endsWith(`/${known}`)).map((path) => path.slice(0, -known.length)))
     .sort((a, b) => b.length - a.length)
   return files.map((path) => path.slice(roots.find((root) => path.startsWith(root))?.length ?? 0))
+}
+
+/** Whether a file is a vmlinux with line tables that can be read. */
+export const hasLines = (path: string): boolean => {
+  if (isVmlinuz(readHead(path, VMLINUZ_HEAD_BYTES))) return false
+  const elf = openElf(path)
+  const section = elf.section('.debug_line')
+  elf.close()
+  return section !== undefined && (section.flags & SHF.compressed) === 0
 }
 
 /**

@@ -29,7 +29,7 @@ export const markup = (content: Content): string =>
   content instanceof Markup ? content.toString() : typeof content === 'string' ? escaped(content) : content.map(markup).join('')
 
 /** Elements without an end tag. */
-const EMPTY = new Set(['meta', 'input', 'rect', 'line', 'path', 'col'])
+const EMPTY = new Set(['meta', 'input', 'rect', 'path'])
 
 /** @param attributes true is an attribute without a value, false and undefined are none */
 export const el = (name: string, attributes: Attributes = {}, ...contents: readonly Content[]): Markup => {

@@ -7,6 +7,7 @@ import { askedName } from '../splice/manifest.js'
 import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
 import { bar, spread } from './chart.js'
 import { client } from './client.js'
+import { flowchart, MOST_DRAWN } from './flowchart.js'
 import { el, markup, verbatim, type Content, type Markup } from './html.js'
 import type { HostNumbers, ReportNumbers } from './numbers.js'
 import { STYLE } from './pagestyle.js'
@@ -14,6 +15,7 @@ import { byCount, ended, sumsByAsked } from './order.js'
 import { outliers } from './outliers.js'
 import { duration, grouped, rateText, wallTime } from './printable.js'
 import { binary, boundsText, valueText } from './values.js'
+import type { FunctionView } from './views.js'
 
 /** So many rows of a table; a browser has them at once, and people have not read more. */
 const MOST_ROWS = 2000
@@ -230,13 +232,49 @@ const refusals = (numbers: ReportNumbers): Content => {
       byCode.get(code)!.length < refused[code]! ? el('p', { class: 'note' }, `${refused[code]! - byCode.get(code)!.length} more: kerninst show lists them all.`) : '')))
 }
 
-/** @returns the page, a section a piece */
-export function* reportHtml(numbers: ReportNumbers): Generator<string, void> {
+/** Loops in words: the one that went round most for each time that it was entered first. */
+const loopsText = ({ blocks, heat }: FunctionView): Content => {
+  const known = heat.loops.filter(({ trips }) => trips !== undefined).sort((a, b) => b.trips! - a.trips!)
+  if (known.length === 0) return ''
+  return el('p', { class: 'note' }, `Loops: ${known.map(({ head, trips, entered }) =>
+    `at ${blocks[head]!.name} ${trips!.toFixed(1)} rounds each of ${grouped(entered!)} times`).join('; ')}.`)
+}
+
+/** A function in full: its picture, and its instructions block by block. */
+const functionDetails = (view: FunctionView, number: number): Markup => {
+  const { name, total, blocks, heat } = view
+  const id = `f${number}`
+  const most = heat.blocks.reduce<bigint>((best, count) => (count !== undefined && count > best ? count : best), 1n)
+  const ran = heat.blocks.filter((count) => count !== undefined && count > 0n).length
+  const hasLines = blocks.some(({ insns }) => insns.some(({ line }) => line !== ''))
+  const titles = ['Address', 'Instruction', 'Live before', 'Splice', ...(hasLines ? ['Source'] : [])]
+  return el('details', {},
+    el('summary', {}, el('code', {}, name), ` ${grouped(total)}, ${ran} of ${blocks.length} blocks ran`),
+    loopsText(view),
+    blocks.length <= MOST_DRAWN ? el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': `Picture of ${name}` }, flowchart(view, id))
+      : el('p', { class: 'note' }, `${blocks.length} blocks are more than a picture can show.`),
+    el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': `Instructions of ${name}` }, el('table', { class: 'code' },
+      el('caption', {}, `Instructions of ${name}, with how often each block ran`),
+      el('thead', {}, el('tr', {}, titles.map((title) => el('th', { scope: 'col' }, title)))),
+      blocks.map((block, b) => el('tbody', {},
+        el('tr', { id: `${id}-${b}`, class: 'block' }, el('th', { scope: 'rowgroup', colspan: titles.length },
+          el('code', {}, block.name), heat.blocks[b] === undefined ? ' not counted ' : [' ran ', grouped(heat.blocks[b]), ' times ', bar(heat.blocks[b], most)],
+          block.leaves === '' ? '' : el('span', { class: 'note' }, block.leaves))),
+        block.insns.map(({ address, text, live, tactic, line }) => el('tr', {},
+          [address, text, live, tactic, ...(hasLines ? [line] : [])].map((cell) => el('td', { class: 'name' }, cell)))))))))
+}
+
+/**
+ * @param views functions that are shown in full
+ * @returns the page, a section a piece
+ */
+export function* reportHtml(numbers: ReportNumbers, views: readonly FunctionView[] = []): Generator<string, void> {
   const { manifest, counts, aggregates, missed } = numbers
   const many = counts.length > manifest.asked.kind.length
   const parts: [string, string][] = [
     ...(counts.length > 0 ? [['#counts', 'Counts'] as [string, string]] : []),
     ...(many ? [['#sums', 'Functions'] as [string, string]] : []),
+    ...(views.length > 0 ? [['#inside', 'Inside functions'] as [string, string]] : []),
     ...(aggregates.length > 0 ? [['#collected', 'Collected values'] as [string, string]] : []),
     ...(Object.keys(numbers.summary.refused).length > 0 ? [['#refusals', 'Refused'] as [string, string]] : []),
     ['#programs', 'Programs'],
@@ -258,6 +296,11 @@ export function* reportHtml(numbers: ReportNumbers): Generator<string, void> {
   ])
   if (counts.length > 0) yield markup(section('counts', 'Counts', pointRows(numbers)))
   if (many) yield markup(section('sums', 'Functions', sumRows(numbers)))
+  if (views.length > 0) {
+    yield markup(el('h2', { id: 'inside' }, 'Inside functions'))
+    yield markup(el('p', {}, 'The functions that ran most: how control went through them, and each instruction with the registers that are live before it.'))
+    for (const [number, view] of views.entries()) yield markup(functionDetails(view, number))
+  }
   if (aggregates.length > 0) yield markup(section('collected', 'Collected values', aggregates.map(aggregateSection)))
   yield markup(outlierRows(numbers))
   yield markup(imbalances(numbers))

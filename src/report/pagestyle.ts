@@ -44,6 +44,17 @@ th[aria-sort="descending"] button::after { content: " ↓" }
 th[aria-sort="ascending"] button::after { content: " ↑" }
 svg rect { fill: var(--bar) }
 svg.bar, svg.spread { display: block }
+svg.flow { display: block; margin: .5rem 0; font: 12px ui-monospace, "DejaVu Sans Mono", monospace }
+svg.flow text { fill: var(--ink) }
+svg.flow rect.block { stroke: var(--soft) }
+svg.flow .way { fill: none; stroke: var(--soft) }
+svg.flow .head { fill: var(--soft) }
+svg.flow .cold .way { stroke-dasharray: 3 3 }
+table.code { font-size: .92em }
+table.code td { border-bottom: 0; padding-top: .05rem; padding-bottom: .05rem; vertical-align: top; white-space: nowrap }
+tr.block th { background: var(--band); font-weight: 400; padding: .25rem .5rem }
+tr.block svg.bar { display: inline-block }
+tr.block:target th { outline: 2px solid var(--link) }
 input[type=search] { font: inherit; padding: .3rem .5rem; width: 20rem; max-width: 100%; color: inherit; background: var(--paper); border: 1px solid var(--soft) }
 details { margin: .5rem 0 }
 summary { cursor: pointer }

@@ -1,0 +1,112 @@
+// Functions as a report shows them. In: the numbers, what is known of the image, the sites of the bundle. Out: of the functions
+// that ran most their blocks, edges and loops with counts, and their instructions with what is live, how they are spliced, and
+// where they are in the sources.
+
+import type { FunctionGraph } from '../cfg/function.js'
+import { END } from '../cfg/kinds.js'
+import { FLAGS, REGISTER_NAMES, type RegisterSet } from '../code/registers.js'
+import type { Image } from '../image/image.js'
+import type { Lines } from '../image/lines.js'
+import { hex, NONE, toAddress, type Rva } from '../image/rva.js'
+import { indexOf } from '../image/search.js'
+import { cutFunction } from '../cfg/function.js'
+import { livenessOf, type KernelLiveness } from '../liveness/live.js'
+import { Lister } from '../splice/describe.js'
+import { kindOf } from '../splice/manifest.js'
+import type { PatchTables } from '../splice/tables.js'
+import { heatOf, type Heat } from './heat.js'
+import type { ReportNumbers } from './numbers.js'
+import { byCount } from './order.js'
+
+export interface InsnView {
+  readonly address: string
+  readonly text: string
+  readonly live: string
+  readonly tactic: string // '' where it is not spliced
+  readonly line: string //   'fs/read_write.c:468', or ''
+}
+
+export interface BlockView {
+  readonly name: string // '+0x1c'
+  readonly insns: readonly InsnView[]
+  readonly leaves: string // 'return, tail call'
+}
+
+export interface FunctionView {
+  readonly name: string
+  readonly total: bigint // of all counts of its blocks and edges
+  readonly graph: FunctionGraph
+  readonly blocks: readonly BlockView[]
+  readonly heat: Heat
+}
+
+/** So many functions are shown in full, and so many instructions of one. */
+const MOST_FUNCTIONS = 30
+const MOST_INSNS = 3000
+
+const liveText = (set: RegisterSet): string => [...REGISTER_NAMES.filter((_, r) => set & (1 << r)), ...(set & FLAGS ? ['flags'] : [])].join(' ')
+
+const leavesText = (end: number): string => [
+  ...(end & END.return ? ['returns'] : []), ...(end & END.tail ? ['jumps away'] : []), ...(end & END.unknown ? ['not known'] : []),
+  ...(end & END.leaks ? ['may not go on'] : []),
+].join(', ')
+
+export const functionViews = (numbers: ReportNumbers, live: KernelLiveness, tables: PatchTables, lines: Lines | undefined): FunctionView[] => {
+  const { manifest, served, counts } = numbers
+  const { graph: { image } } = live
+  const { functions } = image
+  const { points } = manifest
+  const blockCount = new Map<Rva, bigint>()
+  const edgeCount = new Map<string, bigint>()
+  const total: bigint[] = Array.from({ length: functions.count }, () => 0n)
+  served.forEach((p, row) => {
+    const [kind, rva, count] = [kindOf(manifest, p), points.rva[p]!, counts[row]!]
+    if (rva === NONE) return
+    if (kind === 'edge') edgeCount.set(`${rva} ${points.to[p]!}`, count)
+    if (kind !== 'block' && kind !== 'edge') return
+    // The function that was asked for: its parts that lie elsewhere are its own.
+    const start = manifest.asked.start[points.of[p]!]!
+    const fn = start === NONE ? NONE : functions.functionAt(start)
+    if (fn !== NONE && count > 0n) total[fn]! += count
+    if (kind === 'block') blockCount.set(rva, count)
+  })
+  const lister = new Lister()
+  try {
+    return byCount(total).slice(0, MOST_FUNCTIONS).filter((fn) => total[fn]! > 0n).map((fn): FunctionView => {
+      const graph = cutFunction(live.graph, fn)
+      const { liveIn } = livenessOf(live, graph)
+      const heat = heatOf(graph, (start) => blockCount.get(start), (from, to) => edgeCount.get(`${from} ${to}`))
+      return { name: functions.nameOf(fn), total: total[fn]!, graph, heat, blocks: blocksOf(image, graph, liveIn, numbers, tables, lines, lister) }
+    }).filter(({ graph }) => graph.insns.count <= MOST_INSNS)
+  } finally {
+    lister.free()
+  }
+}
+
+const blocksOf = (
+  image: Image, graph: FunctionGraph, liveIn: Uint32Array, { manifest }: ReportNumbers, { siteRva }: PatchTables, lines: Lines | undefined,
+  lister: Lister,
+): BlockView[] => {
+  const { insns, blockFirst, blockEnd, start } = graph
+  const lineAt = (rva: Rva): string => {
+    const row = lines?.rowAt(rva) ?? NONE
+    return row === NONE || lines!.file[row] === NONE || lines!.line[row] === 0 ? '' : `${lines!.files[lines!.file[row]!]!}:${lines!.line[row]!}`
+  }
+  return Array.from({ length: graph.blockCount }, (_, b): BlockView => {
+    const first = blockFirst[b]!
+    const rva = insns.rva[first]!
+    return {
+      name: rva >= start && rva < graph.end ? `+${hex(rva - start)}` : hex(toAddress(image.base, rva)),
+      leaves: leavesText(blockEnd[b]!),
+      insns: Array.from({ length: blockFirst[b + 1]! - first }, (_, k): InsnView => {
+        const i = first + k
+        const at = insns.rva[i]!
+        const site = indexOf(siteRva, at)
+        return {
+          address: hex(toAddress(image.base, at)), text: lister.instruction(image, at, insns.length[i]!), live: liveText(liveIn[i]!),
+          tactic: site < 0 ? '' : manifest.tactics[manifest.siteTactic[site]!] ?? '', line: lineAt(at),
+        }
+      }),
+    }
+  })
+}
