@@ -56,7 +56,7 @@ export const flowchart = ({ name, graph, blocks, heat }: FunctionView, id: strin
   const nodes = blocks.map((block, b) => {
     const { x, y, width: wide } = layout.node(`${b}`) as { x: number; y: number; width: number }
     const count = heat.blocks[b]
-    return el('a', { href: `#${id}-${b}`, 'aria-label': `block ${block.name}, ran ${count === undefined ? 'an unknown number of' : grouped(count)} times` },
+    return el('a', { href: `#${id}-${b}` },
       el('rect', {
         class: 'block', x: round(x - wide / 2), y: round(y - HEIGHT / 2), width: round(wide), height: HEIGHT,
         'fill-opacity': (MOST_OPACITY * warmth(count, most)).toFixed(2),
