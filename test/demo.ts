@@ -1,5 +1,5 @@
 // `npm run demo`: the whole line once, to be watched. In: the 6.1 cloud kernel that prepare.mjs fetched and the example
-// programs. Out: the report on stdout; on stderr what is being done and how long it took; in build/demo/ every file
+// programs. Out: the report on stdout, and as a page; on stderr what is being done and how long it took; in build/demo/ every file
 // that was made on the way, fit to be looked at with `kerninst show`, `verify` and `report`.
 
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -7,7 +7,7 @@ import { join, relative } from 'node:path'
 import { ROOT, buildInjector, buildModule, kernel, keygen, must, mustKerninst, program } from './guest/artefacts.js'
 import { runGuest } from './guest/guest.js'
 
-const PROGRAMS = ['files', 'network', 'processes']
+const PROGRAMS = ['files', 'network', 'processes', 'inside']
 const ROUNDS = 20
 const GUEST_SECONDS = 300
 
@@ -82,8 +82,13 @@ const report = join(folder, 'report.txt')
 await step('report', () => {
   mustKerninst('report', dump, '--bundle', bundle, '-o', report)
 }, () => short(report))
+const page = join(folder, 'report.html')
+await step('page', () => {
+  mustKerninst('report', dump, '--bundle', bundle, '--format', 'html', '--vmlinux', target.vmlinux, '-o', page)
+}, () => short(page))
 process.stderr.write('\n')
 process.stdout.write(readFileSync(report, 'utf8'))
 process.stderr.write(`\n${bold('Look further')} (all files are in ${short(folder)}/)\n` +
   `  node dist/cli.js show ${short(bundle)}\n` +
-  `  node dist/cli.js report ${short(dump)} --bundle ${short(bundle)} --format json\n`)
+  `  node dist/cli.js report ${short(dump)} --bundle ${short(bundle)} --format json\n` +
+  `\nThe report as a page: ${page}\n`)

@@ -23,6 +23,8 @@ const MAX_COLUMNS = 16
 /** A report of more points than this shows only the first SHOWN. */
 const MANY = 1000
 const SHOWN = 100
+/** Of more than these, only those that ran. */
+const FEW = 60
 const GAP = '  '
 
 interface Output {
@@ -176,12 +178,13 @@ export function* reportText(numbers: ReportNumbers, options: TextOptions): Gener
   const { points, served, derived, refused } = numbers.summary
   const order = byCount(numbers.counts)
   const many = served > MANY
-  const shown = many ? order.slice(0, SHOWN) : order
+  const ran = order.filter((index) => numbers.counts[index]! !== 0n)
+  // Of few points, those that never ran are as much to be seen as others.
+  const shown = many ? order.slice(0, SHOWN) : order.length > FEW && ran.length > 0 ? ran : order
   const put = (lines: readonly string[]): string => lines.map((line) => `${line}\n`).join('')
   yield put(header(numbers).map((line) => cut(line, options.width)))
   if (many) {
-    const ran = numbers.counts.reduce((sum, count) => sum + (count !== 0n ? 1 : 0), 0)
-    const figures = `points   ${served} served, ${derived} of them derived; ${ran} ran; ${points - served} refused`
+    const figures = `points   ${served} served, ${derived} of them derived; ${ran.length} ran; ${points - served} refused`
     yield put([cut(figures, options.width)])
   }
   yield '\n'
@@ -190,7 +193,7 @@ export function* reportText(numbers: ReportNumbers, options: TextOptions): Gener
   if (many) {
     yield put(wrapped(`and ${order.length - shown.length} more: --format json or csv gives all`, options.width))
     yield put(sums(numbers, options.width))
-  }
+  } else if (shown.length < order.length) yield put(wrapped(`and ${order.length - shown.length} that never ran: --format json or csv gives all`, options.width))
   for (const each of numbers.aggregates) yield put(aggregateText(each, options.width))
   if (numbers.missed > 0n) yield put(['', ...indented('', `missed ${grouped(numbers.missed)}: so often a value could not be recorded`)])
   yield put(outlierLines(numbers, indented))
