@@ -1,14 +1,17 @@
-// `npm run soak [-- PART [KERNEL...]]`: what is too long for `npm test`, on each kernel. Two parts:
+// `npm run soak [-- PART [KERNEL...]]`: what is too long for `npm test`, on each kernel. Three parts, the last one only where it is
+// asked for:
 //
 //   whole  - the whole kernel at once, with and without preemption of the kernel: every entry and every return; every
 //            block; and every block again, laid out by what the first dump says. Applied and removed several times, under
 //            load, while the function tracer is switched on and off.
 //   cycles - random bundles of 1 to 60,000 sites applied and removed, KERNINST_CYCLES times (1,000), while everybody else
 //            writes kernel text as well (test/guest/cycles.ts). KERNINST_BUNDLES of them (12), drawn from KERNINST_SEED.
+//   tests  - the guest tests that take longest, all of them on both kernels, with 100,000 damaged payloads.
 //
 // In: the kernels that prepare.mjs fetched. Out: figures on stdout, progress of cycles on stderr; exit code 1 where a text
 // differed afterwards, a count went wrong, or the kernel complained.
 
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -16,7 +19,7 @@ import { readBundle } from '../src/bundle/bundle.js'
 import { readDump } from '../src/dump/dump.js'
 import { reportNumbers } from '../src/report/numbers.js'
 import {
-  buildInjector, buildModule, buildSmallModule, kernel, keygen, plan, program, type Kernel, type PlanSummary,
+  ROOT, buildInjector, buildModule, buildSmallModule, kernel, keygen, plan, program, type Kernel, type PlanSummary,
 } from './guest/artefacts.js'
 import { planCycles, runCycles } from './guest/cycles.js'
 import { runGuest } from './guest/guest.js'
@@ -151,11 +154,23 @@ const cycles = async (target: Kernel, module: string): Promise<boolean> => {
   return true
 }
 
+/** Part three. */
+const longTests = (): void => {
+  for (const name of ['counts', 'world', 'junk', 'fault']) {
+    const { status } = spawnSync(process.execPath, [join(ROOT, `build/test/guest/${name}.test.js`)], {
+      stdio: 'inherit', env: { KERNINST_MUTANTS: '100000', ...process.env, KERNINST_EVERYTHING: '1', TAP_TIMEOUT: '7200' },
+    })
+    process.stdout.write(`${name}: ${status === 0 ? 'good' : `FAILED (${status})`}\n`)
+    if (status !== 0) process.exitCode = 1
+  }
+}
+
 const PARTS = { whole: wholeKernel, cycles }
 const [part, ...names] = process.argv.slice(2)
-if (part !== undefined && !(part in PARTS)) throw new Error(`no part ${part}: ${Object.keys(PARTS).join(', ')}`)
+if (part === 'tests') longTests()
+else if (part !== undefined && !(part in PARTS)) throw new Error(`no part ${part}: ${Object.keys(PARTS).join(', ')}, tests`)
 
-for (const name of names.length > 0 ? names : KERNELS) {
+for (const name of part === 'tests' ? [] : names.length > 0 ? names : KERNELS) {
   const target = kernel(name)
   const module = buildModule(target, key.cert, scratch)
   for (const [title, run] of Object.entries(PARTS)) {

@@ -22,6 +22,12 @@ export interface Kernel extends BootKernel {
   readonly vmlinux: string
 }
 
+/**
+ * Whether tests that take long do all that they can on each kernel, as `npm run soak -- tests` has them do; in `npm test`, which is
+ * to be waited for, each part of them is on one kernel or the other.
+ */
+export const EVERYTHING = process.env['KERNINST_EVERYTHING'] === '1'
+
 export interface RunResult {
   readonly status: number
   readonly stdout: string

@@ -15,7 +15,7 @@ import { buildModule, kernel, keygen, plan, program } from './artefacts.js'
 import { runGuest } from './guest.js'
 
 const KERNELS = ['6.1-cloud', '6.12-cloud']
-const MUTANTS = Number(process.env['KERNINST_MUTANTS'] ?? 20_000)
+const MUTANTS = Number(process.env['KERNINST_MUTANTS'] ?? 4000)
 const ROUNDS = Number(process.env['KERNINST_FAULT_ROUNDS'] ?? 1)
 const GUEST_SECONDS = 400 + MUTANTS / 500 + 60 * ROUNDS
 /** A limit that holds on this slow a machine, in ns. */

@@ -2,7 +2,7 @@
 // thousands of instructions of the running kernel, does all that a small userland can, and nothing breaks.
 //
 // Twice a kernel: once at one instruction of every function; then at every instruction of those functions that were
-// seen to run, as far as there is room; by whichever tactic serves. The outside judge is the processor: the workloads
+// seen to run, as far as there is room; by whichever tactic serves. (In `npm test`, the second is on 6.1 alone.) The outside judge is the processor: the workloads
 // check their own results, the kernel must not complain, and its text must be as before. That the test can fail is
 // shown by a third run of the first, in which at some places one register is overwritten that is live.
 
@@ -23,7 +23,7 @@ import { reportNumbers } from '../../src/report/numbers.js'
 import { Draft, LEVEL } from '../../src/splice/draft.js'
 import { Ground } from '../../src/splice/ground.js'
 import { TACTIC_NAMES } from '../../src/splice/tactics.js'
-import { ROOT, buildInjector, buildModule, kernel, keygen, program } from './artefacts.js'
+import { EVERYTHING, ROOT, buildInjector, buildModule, kernel, keygen, program } from './artefacts.js'
 import { runGuest, type GuestResult } from './guest.js'
 import { damage, everywhere, oneEach, usable, writeJunkBundle } from './junk.js'
 import { placeOf } from './splices.js'
@@ -110,6 +110,7 @@ for (const name of KERNELS) {
     t.ok(spread.slotInsn.length > 35_000, `${spread.slotInsn.length} places over the whole kernel`)
     const ran = await ranUnder('everywhere', spread)
     t.ok(ran.size > 3000, `${ran.size} of them were seen to run`)
+    if (name !== KERNELS[0] && !EVERYTHING) return
 
     const { functions } = image
     const places = everywhere(ground, new Set([...ran].map((rva) => functions.functionAt(rva))))
