@@ -36,7 +36,7 @@ for (const name of KERNELS) {
   const text = 'entry:vfs_*, block:vfs_read, insn:vfs_write+0x20, call:vfs_statx, edge:vfs_fsync_range ' +
     '/reg("rdi") > 7 && (cpu == 1 || pid != tid)/ { @a = hist(reg("rsi")); @b[cpu] = max(ticks); @ = count(); @c[reg("rax") & 7] = avg(caller) } ' +
     'return:do_sys_openat2, return:vfs_write /retval < 0/ { @r = lhist(retval, -40, 0, 4); @ = count() } ' +
-    'entry:vfs_write { @ = count(); @d = sum(arg2) } return:vfs_writev { @t = max(retval) }'
+    'entry:vfs_write { @w = count(); @d = sum(arg2) } return:vfs_writev { @t = max(retval) }'
   const planned = plan(text)
   const checked = checkPlan(live.graph, planned.encoded, planned.reserved, second)
   const { encoded, points } = planned

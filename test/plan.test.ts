@@ -553,6 +553,8 @@ for (const kernel of KERNELS) {
       const near = `insn:${placeOf(image, refused.find((r) => r.name === 'insn:vfs_read+0x1')!.nearest)}`
       t.match(near, /^insn:vfs_read\+0x/)
       t.equal(refusals(planOf(`${near} { @ = count() }`)).length, 0, `${near} is served`)
+      t.throws(() => planOf('entry:vfs_* { @ = count() } entry:vfs_read /arg2 > 1/ { @ = count() }'),
+        { exit: 65, message: /:1:29: @ counts entry:vfs_read in another probe already/ })
       t.throws(() => planOf('entry:vfs_raed { @ = count() }'), { exit: 65, message: /no function 'vfs_raed'; did you mean vfs_read\?/ })
       t.throws(() => planOf('entry:zzz*zz { @ = count() }'), { exit: 65, message: /no function matches/ })
       t.end()

@@ -49,14 +49,22 @@ const uniqueName = (image: Image, f: number): string => {
 const fullName = ({ kind, offset }: Request, name: string): string => `${kind}:${name}${kind === 'insn' ? '+' + hex(offset) : ''}`
 
 /**
- * Resolves requests; the same point asked for twice with one aggregate is one point.
- * @throws KerninstError (65) where nothing has the name
+ * Resolves requests; the same point asked for twice with one aggregate is one point, and in two programs a mistake.
+ * @throws KerninstError (65) where nothing has the name, or two programs count a point under one name
  */
 export const resolvePoints = (image: Image, requests: readonly Request[]): Point[] => {
   const points = new Map<string, Point>()
+  const counting = new Map<string, number>() // point and name -> the program that counts it
   const add = (request: Request, fn: number, functionName: string): void => {
-    const { kind, offset, aggregate, program } = request
+    const { kind, offset, aggregate, program, counted } = request
     const name = fullName(request, functionName)
+    // Two rows with one title would be told apart by nobody.
+    const counts = counted ? counting.get(`${name} ${aggregate} ${fn}`) : undefined
+    if (counts !== undefined && counts !== program) {
+      const { source, line, column } = request
+      throw new KerninstError(EXIT.data, `${source}:${line}:${column}: @${aggregate} counts ${name} in another probe already: take another name`)
+    }
+    if (counted) counting.set(`${name} ${aggregate} ${fn}`, program)
     const key = `${name} ${aggregate} ${fn} ${program}`
     if (!points.has(key)) points.set(key, { name, kind, fn, functionName, offset, aggregate, program })
   }

@@ -23,6 +23,8 @@ export interface Request {
   readonly aggregate: string
   /** Index of the program that runs there; -1: a plain count. */
   readonly program: number
+  /** Whether the row has a count of its own. */
+  readonly counted: boolean
   readonly source: string
   readonly line: number
   readonly column: number
@@ -193,9 +195,9 @@ export const readRequests = (
       if (again !== undefined) scanner.fail('an aggregate is given twice in one probe', again.at)
       const body = probe.body.filter((one) => !isPlain(one))
       const { counts, other } = namesIn(body)
-      const row = (aggregate: string, program: number): void => {
+      const row = (aggregate: string, program: number, counted = true): void => {
         for (const { kind, pattern, offset, line, column } of probe.points) {
-          rows.push({ kind, pattern, offset, aggregate, program, source, line, column })
+          rows.push({ kind, pattern, offset, aggregate, program, counted, source, line, column })
         }
       }
       for (const name of names) row(name, -1)
@@ -203,7 +205,7 @@ export const readRequests = (
       // Two statements that count under one name, one plain and one not, would be told apart by nobody.
       for (const name of counts) if (names.includes(name)) scanner.fail(`@${name} counts twice in one probe: take another name`, bodyAt(body))
       for (const name of counts) row(name, programs.length)
-      if (counts.length === 0) row(other ?? '', programs.length)
+      if (counts.length === 0) row(other ?? '', programs.length, false)
       const where = isSpan ? spanOf(probe) : probe.predicate && { predicate: probe.predicate }
       programs.push({ ...where, body, counts, assembled })
     }
