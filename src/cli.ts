@@ -22,6 +22,7 @@ import { diffJson, diffText } from './report/difftext.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
 import { reportLcov } from './report/lcov.js'
+import { reportMarkdown } from './report/markdown.js'
 import { reportNumbers, type ReportNumbers } from './report/numbers.js'
 import { reportHtml } from './report/page.js'
 import { gathered, printable } from './report/printable.js'
@@ -231,6 +232,7 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     json: reportJson,
     csv: reportCsv,
     html,
+    markdown: reportMarkdown,
     lcov,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
@@ -354,7 +356,7 @@ program
   .requiredOption('--bundle <bundle>', 'the bundle that was applied', collect)
   .option('--diff', 'compare two dumps: what rose, fell, appeared; of two bundles, with --bundle twice')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
-  .option('--format <format>', 'text, json, csv, html (one page), or lcov (line coverage)', 'text')
+  .option('--format <format>', 'text, json, csv, markdown, html (one page), or lcov (line coverage)', 'text')
   .option('--vmlinux <image>', 'the image that was planned for: for lcov, which needs its debug information, and for html, to show functions in full')
   .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')
   .option('-o, --output <file>', 'write there, not to stdout')

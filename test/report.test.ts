@@ -11,6 +11,8 @@ import { DUMP, HEAP, SIZE } from '../src/bundle/layout.js'
 import { readDump } from '../src/dump/dump.js'
 import { EXIT, KerninstError } from '../src/error.js'
 import { reportCsv as csvPieces } from '../src/report/csv.js'
+import { reportMarkdown } from '../src/report/markdown.js'
+import { reportHtml } from '../src/report/page.js'
 import { reportJson as jsonPieces } from '../src/report/json.js'
 import { reportNumbers } from '../src/report/numbers.js'
 import { duration, grouped, jsonLine, printable, wallTime, wrapped } from '../src/report/printable.js'
@@ -345,6 +347,8 @@ t.test('text: what a terminal gets', async (t) => {
     text: reportText(sums, { width: 200, color: false }),
     csv: reportCsv(sums).replaceAll('\r\n', '\n'),
     json: reportJson(sums),
+    markdown: [...reportMarkdown(sums)].join(''),
+    html: [...reportHtml(sums)].join(''),
     showText: showText(bad),
     showJson: showJson(bad),
   }

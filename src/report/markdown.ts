@@ -1,0 +1,65 @@
+// The report as Markdown (GitHub's flavour), to be put into an issue or a mail. In: the numbers. Out: text, in pieces. Invariant:
+// names from files are code spans, in which nothing is markup.
+
+import type { AggregateNumbers, KeyNumbers } from './aggregates.js'
+import type { ReportNumbers } from './numbers.js'
+import { byCount, ended } from './order.js'
+import { duration, grouped, printable, wallTime } from './printable.js'
+import { binary, boundsText, valueText } from './values.js'
+
+const SHOWN = 100
+
+/** A name as a code span that may stand in a table: it has no bars, and its fence is longer than any run of backticks in it. */
+const code = (text: string): string => {
+  const plain = printable(text).replaceAll('|', '\\|')
+  if (plain === '') return ''
+  const longest = Math.max(0, ...[...plain.matchAll(/`+/g)].map(([run]) => run.length))
+  const fence = '`'.repeat(longest + 1)
+  return longest > 0 ? `${fence} ${plain} ${fence}` : `${fence}${plain}${fence}`
+}
+
+const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |\n`
+
+/** @param numbers how many columns from the left hold numbers */
+const table = (titles: readonly string[], numbers: number, rows: readonly (readonly string[])[]): string =>
+  [line(titles), line(titles.map((_, i) => (i < numbers ? '---:' : '---'))), ...rows.map(line)].join('')
+
+const figures = ({ count, sum, min, max }: KeyNumbers, text: (value: bigint) => string): string => [
+  ...(count !== undefined ? [`${grouped(count)} values`] : []),
+  ...(sum !== undefined && count !== undefined && count > 0n ? [`average ${text(sum / count)}`] : []),
+  ...(sum !== undefined ? [`sum ${text(sum)}`] : []), ...(min !== undefined ? [`least ${text(min)}`] : []), ...(max !== undefined ? [`greatest ${text(max)}`] : []),
+].join(', ')
+
+const aggregate = ({ name, kind, unit, keyKind, keys }: AggregateNumbers): string => {
+  const text = valueText(unit)
+  const bounds = unit === 'number' && kind === 'hist' ? binary : text
+  const parts = keys.map((each) => {
+    const key = keyKind === 'none' ? '' : keyKind === 'cpu' ? `CPU ${each.key}: ` : `key ${each.key}: `
+    const buckets = each.buckets === undefined ? ''
+      : `\n${table(['values', 'how many'], 0, each.buckets.map((bucket) => [boundsText(bucket, bounds), grouped(bucket.count)]))}`
+    return `${key}${figures(each, text)}\n${buckets}`
+  })
+  return `\n### ${code(`@${name}`)} ${kind}\n\n${parts.length === 0 ? 'Nothing was seen.\n' : parts.join('\n')}`
+}
+
+export function* reportMarkdown(numbers: ReportNumbers): Generator<string, void> {
+  const { hosts, counts, missed, summary: { points, served } } = numbers
+  yield `## What ran on ${hosts.length > 1 ? `${hosts.length} hosts` : code(numbers.host) || 'an unnamed host'}\n\n`
+  for (const host of hosts) {
+    yield `- ${code(host.name) || 'unknown'}: ${code(host.release)}, ${host.cpuCount} CPUs, applied ${wallTime(host.appliedNs)}, counted ${ended(host)}, stopped ${duration(host.stopNs)} at most\n`
+  }
+  yield `- build id ${numbers.buildId}, ${numbers.siteCount} sites\n`
+  if (counts.length > 0) {
+    const order = byCount(counts).slice(0, SHOWN)
+    const titles = ['count', ...(numbers.by === 'host' ? numbers.columns.map(code) : []), 'point', 'counted at']
+    yield `\n${table(titles, titles.length - 2, order.map((index) => {
+      const { point, aggregate: name, at, count, perColumn, derived } = numbers.row(index)
+      return [grouped(count), ...(numbers.by === 'host' ? perColumn.map(grouped) : []), code(point) + (name === '' ? '' : ` ${code(`@${name}`)}`),
+        `${code(at)}${derived ? ', derived' : ''}`]
+    }))}`
+    if (counts.length > order.length) yield `\n${counts.length - order.length} more with lower counts are left out.\n`
+  }
+  for (const each of numbers.aggregates) yield aggregate(each)
+  if (missed > 0n) yield `\n${grouped(missed)} values could not be recorded.\n`
+  if (points > served) yield `\n${points - served} points were refused.\n`
+}
