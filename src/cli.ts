@@ -13,7 +13,7 @@ import { runsOf } from './dump/fleet.js'
 import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import { analyzeImage, coverLines, functionsNamed, openGround, planBundle, viewFunctions, type PlanResult } from './pipeline.js'
+import { analyzeImage, callsSeen, coverLines, functionsNamed, openGround, planBundle, viewFunctions, type PlanResult } from './pipeline.js'
 import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
@@ -28,6 +28,7 @@ import { reportHtml } from './report/page.js'
 import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
+import { reportFolded, reportSpeedscope } from './report/stacks.js'
 import { reportText, textOptions, type TextOptions } from './report/text.js'
 import { SPAN_BITS } from './splice/frames.js'
 import { pointsWhere, refusalText, summarize, type Summary } from './splice/manifest.js'
@@ -215,11 +216,19 @@ const compare = (paths: readonly string[], options: ReportOptions, text: TextOpt
 const report = async (paths: readonly string[], options: ReportOptions): Promise<void> => {
   const text = textOptions(options.output === undefined ? process.stdout : {}, process.env)
   if (options.diff) return deliver(compare(paths, options, text), options.output)
+  const vmlinux = (): string => {
+    if (options.vmlinux !== undefined) return options.vmlinux
+    throw new KerninstError(EXIT.usage, `--format ${options.format} needs --vmlinux, the image that was planned for`)
+  }
   const lcov = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
-    if (options.vmlinux === undefined) throw new KerninstError(EXIT.usage, '--format lcov needs --vmlinux, with debug information')
-    const coverage = await coverLines(numbers, options.vmlinux, showStage)
+    const coverage = await coverLines(numbers, vmlinux(), showStage)
     clearStage()
     return reportLcov(coverage, options.sources ?? '')
+  }
+  const stacks = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
+    const { image, calls } = await callsSeen(numbers, vmlinux(), showStage)
+    clearStage()
+    return options.format === 'folded' ? reportFolded(calls, image.functions) : reportSpeedscope(calls, image.functions, `calls on ${numbers.host}`)
   }
   const html = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
     if (options.vmlinux === undefined) return reportHtml(numbers)
@@ -234,6 +243,8 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     html,
     markdown: reportMarkdown,
     lcov,
+    folded: stacks,
+    speedscope: stacks,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
   if (chosen === undefined) {
@@ -356,8 +367,8 @@ program
   .requiredOption('--bundle <bundle>', 'the bundle that was applied', collect)
   .option('--diff', 'compare two dumps: what rose, fell, appeared; of two bundles, with --bundle twice')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
-  .option('--format <format>', 'text, json, csv, markdown, html (one page), or lcov (line coverage)', 'text')
-  .option('--vmlinux <image>', 'the image that was planned for: for lcov, which needs its debug information, and for html, to show functions in full')
+  .option('--format <format>', 'text, json, csv, markdown, html (one page), lcov (line coverage), folded or speedscope (calls)', 'text')
+  .option('--vmlinux <image>', 'the image that was planned for: for html, to show functions in full; for calls; for lcov, with debug information')
   .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')
   .option('-o, --output <file>', 'write there, not to stdout')
   .action(report)

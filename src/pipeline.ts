@@ -23,6 +23,7 @@ import { makePlan, type Plan } from './splice/plan.js'
 import { Ground } from './splice/ground.js'
 import type { PatchTables, TargetIdentity } from './splice/tables.js'
 import { analyze, type Analysis } from './report/analysis.js'
+import { callGraphOf, type CallGraph } from './report/callgraph.js'
 import { coverageOf, type FileCoverage } from './report/coverage.js'
 import type { ReportNumbers } from './report/numbers.js'
 import { functionViews, type FunctionView } from './report/views.js'
@@ -175,6 +176,16 @@ export const viewFunctions = async (
   const graph = await stage('control flow', () => buildGraph(image))
   const live = await stage('liveness', () => solveLiveness(graph))
   return stage('functions', () => functionViews(numbers, live, tables, lines))
+}
+
+/** Who called whom, of a report. */
+export const callsSeen = async (
+  numbers: ReportNumbers, path: string, progress: (stage: string) => void,
+): Promise<{ image: Image; calls: CallGraph }> => {
+  const { stage } = stopwatch(progress)
+  const image = await stage('image', () => imageOf(numbers, path))
+  const graph = await stage('control flow', () => buildGraph(image))
+  return { image, calls: await stage('calls', () => callGraphOf(numbers, graph)) }
 }
 
 /** Coverage of source lines, of a report and the image that its bundle was planned for. */

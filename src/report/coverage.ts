@@ -9,9 +9,8 @@
 import type { KernelGraph } from '../cfg/graph.js'
 import { NONE, type Rva } from '../image/rva.js'
 import type { Lines } from '../image/lines.js'
-import type { PointKind } from '../probe/program.js'
-import { kindOf } from '../splice/manifest.js'
 import type { ReportNumbers } from './numbers.js'
+import { atLeast, blockRuns } from './runs.js'
 
 export interface FunctionCoverage {
   readonly name: string
@@ -27,31 +26,12 @@ export interface FileCoverage {
   readonly functions: readonly FunctionCoverage[]
 }
 
-/** Points whose count is how often one instruction ran. */
-const OF_INSTRUCTIONS: ReadonlySet<PointKind> = new Set<PointKind>(['entry', 'insn', 'call', 'block'])
-
-const atLeast = <K>(map: Map<K, bigint>, key: K, count: bigint): void => {
-  const known = map.get(key)
-  if (known === undefined || known < count) map.set(key, count)
-}
-
-/** Block of the graph -> how often it ran. A derived count that came out below zero is none. */
-const blockCounts = ({ manifest, served, counts }: ReportNumbers, { index, blockOf }: KernelGraph): Map<number, bigint> => {
-  const ran = new Map<number, bigint>()
-  served.forEach((p, row) => {
-    const rva = manifest.points.rva[p]!
-    const insn = rva === NONE || !OF_INSTRUCTIONS.has(kindOf(manifest, p)) ? NONE : index.at(rva)
-    if (insn !== NONE) atLeast(ran, blockOf[insn]!, counts[row]! < 0n ? 0n : counts[row]!)
-  })
-  return ran
-}
-
 /** Lines of a file are numbered together with it. */
 const MAX_LINES = 2 ** 22
 
 export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lines): FileCoverage[] => {
   const { insns, blockFirst, blockOf, index, image: { functions } } = graph
-  const ran = blockCounts(numbers, graph)
+  const ran = blockRuns(numbers, graph)
   const startOf = (block: number): Rva => insns.rva[blockFirst[block]!]!
   const whole = new Map<number, bigint>() // file * MAX_LINES + line -> count
   let own = new Map<number, bigint>() //     the same, of one function

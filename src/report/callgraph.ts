@@ -1,0 +1,53 @@
+// Who called whom, and how often. In: the numbers of a report, the kernel's graph. Out: calls between functions, by the counts of the
+// blocks that end in them; and how often functions were entered by callers that are not known.
+// Left out: calls through pointers, whose targets are not known; and calls in blocks that are not counted.
+
+import type { KernelGraph } from '../cfg/graph.js'
+import { FLOW } from '../code/instructions.js'
+import { NONE } from '../image/rva.js'
+import type { ReportNumbers } from './numbers.js'
+import { blockRuns } from './runs.js'
+
+export interface Calls {
+  readonly caller: number // function
+  readonly callee: number
+  readonly count: bigint
+}
+
+export interface CallGraph {
+  /** By falling count. */
+  readonly calls: readonly Calls[]
+  /** Function -> entries that none of the calls above explains. */
+  readonly entered: ReadonlyMap<number, bigint>
+}
+
+const byFalling = (a: bigint, b: bigint): number => (a < b ? 1 : a > b ? -1 : 0)
+
+export const callGraphOf = (numbers: ReportNumbers, graph: KernelGraph): CallGraph => {
+  const { insns, blockFirst, blockOf, callee, index, image: { functions, tables } } = graph
+  const ran = blockRuns(numbers, graph)
+  const traced = new Set(tables.ftrace)
+  const counts = new Map<string, { caller: number; callee: number; count: bigint }>()
+  const known = new Map<number, bigint>() // function -> calls of it
+  for (const [block, count] of ran) {
+    const last = blockFirst[block + 1]! - 1
+    // The call at the start of a function is the function tracer's.
+    if (count === 0n || insns.flow[last] !== FLOW.call || callee[block] === NONE || traced.has(insns.rva[last]!)) continue
+    const [from, to] = [functions.functionAt(insns.rva[last]!), functions.functionAt(insns.rva[blockFirst[callee[block]!]!]!)]
+    if (from === NONE || to === NONE) continue
+    const key = `${from} ${to}`
+    const calls = counts.get(key) ?? { caller: from, callee: to, count: 0n }
+    calls.count += count
+    counts.set(key, calls)
+    known.set(to, (known.get(to) ?? 0n) + count)
+  }
+  const entered = new Map<number, bigint>()
+  for (let fn = 0; fn < functions.count; fn++) {
+    const insn = index.at(functions.start[fn]!)
+    const count = insn === NONE ? undefined : ran.get(blockOf[insn]!)
+    if (count === undefined) continue
+    const rest = count - (known.get(fn) ?? 0n)
+    if (rest > 0n) entered.set(fn, rest)
+  }
+  return { calls: [...counts.values()].sort((a, b) => byFalling(a.count, b.count)), entered }
+}

@@ -1,0 +1,67 @@
+// Who called whom, against objdump: every direct call of some functions, as it prints them, with the count of the block that it is
+// in, as the JSON report has that. And what comes out as folded stacks, and for speedscope.
+
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { readBundle } from '../src/bundle/bundle.js'
+import { drawnDump } from './dumpfile.js'
+import { kernel, keygen, mustKerninst, plan } from './guest/artefacts.js'
+import { lottery, seed, seedNote } from './lottery.js'
+
+const FUNCTIONS = ['vfs_read', 'vfs_write', 'do_sys_openat2', 'tcp_sendmsg_locked', 'rw_verify_area', 'path_openat']
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-calls-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+const target = kernel('6.1-cloud')
+const key = keygen(scratch, 'trusted')
+const [bundle, dump] = [join(scratch, 'bundle'), join(scratch, 'dump')]
+plan(target, [`${FUNCTIONS.map((name) => `block:${name}`).join(', ')} { @ = count() }`], key, bundle)
+writeFileSync(dump, drawnDump(readBundle(readFileSync(bundle)), 2, lottery(seed)))
+const report = (format: string): string => mustKerninst('report', dump, '--bundle', bundle, '--format', format, '--vmlinux', target.vmlinux)
+
+interface Json {
+  readonly points: readonly { readonly point: string; readonly count: string }[]
+}
+
+t.test('calls', (t) => {
+  t.comment(seedNote)
+  const symbols = execFileSync('nm', [target.vmlinux], { encoding: 'utf8', maxBuffer: 1 << 28 }).split('\n').map((line) => line.split(' '))
+  const address = new Map(symbols.filter(([, kind]) => kind === 'T' || kind === 't').map(([at, , name]) => [name!, BigInt(`0x${at!}`)]))
+  // Blocks by the address that they start at; parts of a function that lie elsewhere are named by those.
+  const blocks = (JSON.parse(report('json')) as Json).points.map(({ point, count }) => {
+    const [, name, offset] = /^block:(.*)\+(0x[0-9a-f]+)$/.exec(point)!
+    return { at: address.get(name!)! + BigInt(offset!), count: BigInt(count) }
+  }).sort((a, b) => (a.at < b.at ? -1 : 1))
+  const expected = new Map<string, bigint>()
+  for (const name of FUNCTIONS) {
+    const text = execFileSync('objdump', ['-d', `--disassemble=${name}`, target.vmlinux], { encoding: 'utf8', maxBuffer: 1 << 28 })
+    for (const [, at, to] of text.matchAll(/^(ffffffff[0-9a-f]{8}):.*\bcall +ffffffff[0-9a-f]{8} <([^>+]+)>$/gm)) {
+      if (to === '__fentry__') continue
+      const block = blocks.findLast((one) => one.at <= BigInt(`0x${at!}`))!
+      if (block.count > 0n) expected.set(`${name};${to!}`, (expected.get(`${name};${to!}`) ?? 0n) + block.count)
+    }
+  }
+  const folded = report('folded')
+  const got = new Map(folded.trim().split('\n').map((line) => {
+    const space = line.lastIndexOf(' ')
+    return [line.slice(0, space), BigInt(line.slice(space + 1))]
+  }))
+  // Static calls are rewritten at run time: where they lead is not known.
+  const wrong = [...expected].filter(([stack, count]) => got.get(stack) !== count && !/;__SCT__/.test(stack))
+  t.ok(expected.size > 30, `${expected.size} pairs of caller and callee`)
+  t.same(wrong.map(([stack, count]) => `${stack} ${count}, here ${got.get(stack)}`), [])
+  t.ok([...got.keys()].every((stack) => stack.split(';').length === 2))
+
+  const scope = JSON.parse(report('speedscope')) as {
+    $schema: string; shared: { frames: { name: string }[] }
+    profiles: { type: string; samples: number[][]; weights: number[]; endValue: number }[]
+  }
+  const [profile] = scope.profiles
+  t.equal(scope.$schema, 'https://www.speedscope.app/file-format-schema.json')
+  t.same(new Map(profile!.samples.map((stack, i) => [stack.map((frame) => scope.shared.frames[frame]!.name).join(';'), BigInt(profile!.weights[i]!)])), got, 'the same stacks')
+  t.equal(profile!.endValue, profile!.weights.reduce((sum, weight) => sum + weight, 0))
+  t.end()
+})
