@@ -49,8 +49,8 @@ t.test('calls', (t) => {
     const space = line.lastIndexOf(' ')
     return [line.slice(0, space), BigInt(line.slice(space + 1))]
   }))
-  // Static calls are rewritten at run time: where they lead is not known.
-  const wrong = [...expected].filter(([stack, count]) => got.get(stack) !== count && !/;__SCT__/.test(stack))
+  // Static calls are rewritten at run time, and thunks are on the way to a pointer's target: where they lead is not known.
+  const wrong = [...expected].filter(([stack, count]) => got.get(stack) !== count && !/;(__SCT__|__x86_indirect_thunk)/.test(stack))
   t.ok(expected.size > 30, `${expected.size} pairs of caller and callee`)
   t.same(wrong.map(([stack, count]) => `${stack} ${count}, here ${got.get(stack)}`), [])
   t.ok([...got.keys()].every((stack) => stack.split(';').length === 2))
