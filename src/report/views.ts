@@ -2,14 +2,13 @@
 // that ran most their blocks, edges and loops with counts, and their instructions with what is live, how they are spliced, and
 // where they are in the sources.
 
-import type { FunctionGraph } from '../cfg/function.js'
+import { cutFunction, type FunctionGraph } from '../cfg/function.js'
 import { END } from '../cfg/kinds.js'
 import { FLAGS, REGISTER_NAMES, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
 import type { Lines } from '../image/lines.js'
 import { hex, NONE, toAddress, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
-import { cutFunction } from '../cfg/function.js'
 import { livenessOf, type KernelLiveness } from '../liveness/live.js'
 import { Lister } from '../splice/describe.js'
 import { kindOf } from '../splice/manifest.js'
