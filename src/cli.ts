@@ -193,7 +193,7 @@ const onlyBundle = ({ bundle }: ReportOptions): Bundle => {
 
 const numbersOf = async (paths: readonly string[], options: ReportOptions): Promise<ReportNumbers> => {
   if ((paths.length === 0) === (options.vmcore === undefined)) {
-    throw new KerninstError(EXIT.usage, 'give dumps, or --vmcore with a memory image, one of them')
+    throw new KerninstError(EXIT.usage, 'give a dump or --vmcore with a memory image, one of them')
   }
   const bundle = onlyBundle(options)
   if (options.vmcore !== undefined) return reportNumbers(bundle, await dumpInVmcore(options.vmcore, bundle))
