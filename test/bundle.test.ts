@@ -25,7 +25,7 @@ import type { Packable } from '../src/bundle/msgpack.js'
 import { decodePayload, encodePayload } from '../src/bundle/payload.js'
 import { EXIT, KerninstError } from '../src/error.js'
 import { NONE as OWN_NONE } from '../src/image/rva.js'
-import { FIXUP_KIND, FORM_KIND, FRAME, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../src/splice/tables.js'
+import { FIXUP_KIND, FORM_KIND, FRAME, MAX_FRAME_WORDS, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../src/splice/tables.js'
 import type { PatchTables } from '../src/splice/tables.js'
 import { HEADER, compileJudge, newScratch, run, runC } from './judge.js'
 import { NONE, sampleManifest, sampleTables, sampleTarget, tacticTables } from './sample.js'
@@ -126,7 +126,7 @@ t.test('layout.ts and the header name the same fields, offsets, sizes and consta
   add('', layout.REASON, (name) => (name === 'ok' ? 'OK' : `E_${upper(name)}`))
   add('', layout.REQUEST_FLAG, upper)
   add('TRUST_', layout.TRUST, upper)
-  add('', { VERSION: layout.VERSION, NONE: OWN_NONE, DIRECTORY_PFNS: layout.LENGTH.directoryPfns, PIECE_SLOTS })
+  add('', { VERSION: layout.VERSION, NONE: OWN_NONE, DIRECTORY_PFNS: layout.LENGTH.directoryPfns, PIECE_SLOTS, MAX_FRAME_WORDS })
   ours.set('PAYLOAD_MAGIC', layout.PAYLOAD_MAGIC)
   ours.set('HEAP_MAGIC', layout.HEAP_MAGIC)
   ours.set('DUMP_MAGIC', layout.DUMP_MAGIC)

@@ -181,7 +181,6 @@ export const MAX = {
   fixups: 8 * 2 ** 20,
   code: 64 * 2 ** 20, //      bytes
   slots: 2 ** 20,
-  frameWords: 8 * 2 ** 20,
 } as const
 
 /** Alignment of the tables in the payload, and of the code. */

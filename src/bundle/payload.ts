@@ -22,7 +22,7 @@
 
 import { EXIT, KerninstError, assert } from '../error.js'
 import { NONE } from '../image/rva.js'
-import { EXPECTED_BYTES, FIXUP_KIND, fixupBytes, FORM_BYTES, FORM_KIND, FRAME, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../splice/tables.js'
+import { EXPECTED_BYTES, FIXUP_KIND, fixupBytes, FORM_BYTES, FORM_KIND, FRAME, MAX_FRAME_WORDS, RELOC_KIND, SITE_FLAG, SITE_KIND } from '../splice/tables.js'
 import type { PatchTables, TargetIdentity } from '../splice/tables.js'
 import {
   CODE_ALIGN,
@@ -80,7 +80,7 @@ const countProblem = (sites: number, forms: number, fixups: number, code: number
   if (fixups > MAX.fixups) return `${fixups} fixups, more than ${MAX.fixups}`
   if (code > MAX.code) return `${code} bytes of code, more than ${MAX.code}`
   if (slots > MAX.slots) return `${slots} slots, more than ${MAX.slots}`
-  if (frameWords > MAX.frameWords) return `${frameWords} frame words, more than ${MAX.frameWords}`
+  if (frameWords > MAX_FRAME_WORDS) return `${frameWords} frame words, more than ${MAX_FRAME_WORDS}`
   if (frameWords > 0 && frameWords <= FRAME.head) return `${frameWords} frame words`
   if (sites === 0 || code === 0 || slots === 0) return 'nothing to apply: no site, no code or no slot'
   const { end } = placesOf(sites, forms, fixups, code)

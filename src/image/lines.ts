@@ -20,6 +20,9 @@ export interface Lines {
   rowAt(rva: Rva): number
 }
 
+/** Whether a row, which may be NONE, is of a line. */
+export const isLine = ({ file, line }: Lines, row: number): boolean => row !== NONE && file[row] !== NONE && line[row]! > 0
+
 /** What the header of a unit is made of (DWARF 5, 7.22 and 7.5.6). */
 const PATH = 1
 const DIRECTORY = 2

@@ -56,16 +56,16 @@ export const resolvePoints = (image: Image, requests: readonly Request[]): Point
   const points = new Map<string, Point>()
   const counting = new Map<string, number>() // point and name -> the program that counts it
   const add = (request: Request, fn: number, functionName: string): void => {
-    const { kind, offset, aggregate, program, counted } = request
+    const { kind, offset, aggregate, program, counted, source, line, column } = request
     const name = fullName(request, functionName)
     // Two rows with one title would be told apart by nobody.
-    const counts = counted ? counting.get(`${name} ${aggregate} ${fn}`) : undefined
+    const title = `${name} ${aggregate} ${fn}`
+    const counts = counted ? counting.get(title) : undefined
     if (counts !== undefined && counts !== program) {
-      const { source, line, column } = request
       throw new KerninstError(EXIT.data, `${source}:${line}:${column}: @${aggregate} counts ${name} in another probe already: take another name`)
     }
-    if (counted) counting.set(`${name} ${aggregate} ${fn}`, program)
-    const key = `${name} ${aggregate} ${fn} ${program}`
+    if (counted) counting.set(title, program)
+    const key = `${title} ${program}`
     if (!points.has(key)) points.set(key, { name, kind, fn, functionName, offset, aggregate, program })
   }
   for (const request of requests) {

@@ -3,10 +3,11 @@
 
 import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
 import { cut, grouped, printable } from './printable.js'
-import { binary, boundsText, valueText } from './values.js'
+import { binary, boundsText, figuresOf, valueText } from './values.js'
 
 const MOST_BAR = 52
 const LEAST_BAR = 8
+
 const histogram = (buckets: readonly Bucket[], width: number, text: (value: bigint) => string): string[] => {
   const labels = buckets.map((bucket) => boundsText(bucket, text))
   const counts = buckets.map(({ count }) => grouped(count))
@@ -20,12 +21,9 @@ const histogram = (buckets: readonly Bucket[], width: number, text: (value: bigi
 }
 
 /** What a key holds but for its buckets: '12 values, average 34'. */
-const figures = ({ count, sum, min, max }: KeyNumbers, text: (value: bigint) => string): string => [
-  ...(sum !== undefined && count !== undefined ? [`average ${text(sum / count)}`] : []),
-  ...(sum !== undefined ? [`sum ${text(sum)}`] : []),
-  ...(min !== undefined ? [`least ${text(min)}`] : []),
-  ...(max !== undefined ? [`greatest ${text(max)}`] : []),
-  ...(count !== undefined ? [`${grouped(count)} ${count === 1n ? 'value' : 'values'}`] : []),
+const figures = (key: KeyNumbers, text: (value: bigint) => string): string => [
+  ...figuresOf(key).map(({ title, value }) => `${title} ${text(value)}`),
+  ...(key.count !== undefined ? [`${grouped(key.count)} ${key.count === 1n ? 'value' : 'values'}`] : []),
 ].join(', ')
 
 /** Lines of one aggregate, an empty one before it. */

@@ -8,7 +8,7 @@
 
 import type { KernelGraph } from '../cfg/graph.js'
 import { NONE, type Rva } from '../image/rva.js'
-import type { Lines } from '../image/lines.js'
+import { isLine, type Lines } from '../image/lines.js'
 import type { ReportNumbers } from './numbers.js'
 import { atLeast, blockRuns } from './runs.js'
 
@@ -50,8 +50,8 @@ export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Li
     const first = lines.rowAt(start)
     if (first === NONE) continue
     for (let row = first; row < lines.rva.length && lines.rva[row]! < end; row++) {
-      const [file, line] = [lines.file[row]!, lines.line[row]!]
-      if (file !== NONE && line > 0 && line < MAX_LINES) atLeast(own, file * MAX_LINES + line, ran.get(block)!)
+      const line = lines.line[row]!
+      if (isLine(lines, row) && line < MAX_LINES) atLeast(own, lines.file[row]! * MAX_LINES + line, ran.get(block)!)
     }
   }
   flush()
@@ -67,7 +67,7 @@ export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Li
     const insn = index.at(functions.start[fn]!)
     const count = insn === NONE ? undefined : ran.get(blockOf[insn]!)
     const row = count === undefined ? NONE : lines.rowAt(functions.start[fn]!)
-    if (row === NONE || lines.file[row] === NONE || lines.line[row] === 0) continue
+    if (!isLine(lines, row)) continue
     fileOf(lines.file[row]!).functions.push({ name: functions.nameOf(fn), line: lines.line[row]!, count: count! })
   }
   return [...files].map(([file, { lines: ofFile, functions: inFile }]) => ({

@@ -2,6 +2,7 @@
 // what rose, fell, appeared and vanished, by counts a second, since nobody counts for the same time twice.
 
 import { EXIT, KerninstError } from '../error.js'
+import { aggregateOf, pointName } from '../splice/manifest.js'
 import type { ReportNumbers } from './numbers.js'
 import { countedNs } from './order.js'
 
@@ -49,10 +50,10 @@ export const diffNumbers = (before: ReportNumbers, after: ReportNumbers): DiffNu
   // All counts of several hosts are added up, and so is the time.
   const seconds = [before, after].map(({ hosts }) => hosts.reduce((sum, host) => sum + Number(countedNs(host)) / 1e9, 0)) as [number, number]
   if (!seconds.every((one) => one > 0)) throw new KerninstError(EXIT.data, 'one of the dumps does not tell for how long it counted')
-  const keyed = (numbers: ReportNumbers): Map<string, { point: string; aggregate: string; count: bigint }> => {
+  const keyed = ({ manifest, served, counts }: ReportNumbers): Map<string, { point: string; aggregate: string; count: bigint }> => {
     const rows = new Map<string, { point: string; aggregate: string; count: bigint }>()
-    numbers.counts.forEach((count, row) => {
-      const { point, aggregate } = numbers.row(row)
+    counts.forEach((count, row) => {
+      const [point, aggregate] = [pointName(manifest, served[row]!), aggregateOf(manifest, served[row]!)]
       rows.set(`${point} @${aggregate}`, { point, aggregate, count })
     })
     return rows

@@ -2,13 +2,13 @@
 
 import { CHANGES, type DiffNumbers, type DiffRow } from './diff.js'
 import type { ReportNumbers } from './numbers.js'
-import { cut, grouped, jsonText, printable, rateText, wallTime, wrapped } from './printable.js'
+import { cut, grouped, jsonList, jsonText, printable, rateText, rowName, wallTime, wrapped } from './printable.js'
 import type { TextOptions } from './text.js'
 
 const SHOWN = 100
 
 /** How many times as much. */
-export const factorText = ({ change, rates: [before, after] }: DiffRow): string =>
+const factorText = ({ change, rates: [before, after] }: DiffRow): string =>
   change === 'same' || before <= 0 || after <= 0 ? change : `${change} ${(after > before ? after / before : before / after).toPrecision(3)}×`
 
 const side = (title: string, { host, hosts, appliedNs }: ReportNumbers, seconds: number): string =>
@@ -23,7 +23,7 @@ export function* diffText({ before, after, seconds, rows }: DiffNumbers, { width
   const cells = [['before/s', 'after/s', 'change'], ...shown.map((row) => [
     row.before === undefined ? '-' : rateText(row.rates[0]), row.after === undefined ? '-' : rateText(row.rates[1]), factorText(row)])]
   const widths = [0, 1, 2].map((column) => Math.max(...cells.map((row) => row[column]!.length)))
-  const names = ['point', ...shown.map(({ point, aggregate }) => printable(point) + (aggregate === '' ? '' : ` @${printable(aggregate)}`))]
+  const names = ['point', ...shown.map(({ point, aggregate }) => rowName(point, aggregate))]
   for (const [i, row] of cells.entries()) {
     yield `${cut([row[0]!.padStart(widths[0]!), row[1]!.padStart(widths[1]!), row[2]!.padEnd(widths[2]!), names[i]!].join('  '), width)}\n`
   }
@@ -35,9 +35,8 @@ const sideJson = ({ host, hosts, appliedNs, payloadSha256 }: ReportNumbers, seco
 
 export function* diffJson({ before, after, seconds, rows }: DiffNumbers): Generator<string, void> {
   const head = { schema: 'kerninst.diff/1', release: before.release, buildId: before.buildId, before: sideJson(before, seconds[0]), after: sideJson(after, seconds[1]) }
-  yield `${jsonText(head).slice(0, -1)},"points":[`
-  for (const [i, { point, aggregate, before: had, after: has, change, rates }] of rows.entries()) {
-    yield `${i === 0 ? '' : ','}${jsonText({ point, aggregate, before: had?.toString() ?? null, after: has?.toString() ?? null, change, perSecond: rates })}`
-  }
-  yield ']}\n'
+  yield `${jsonText(head).slice(0, -1)},"points":`
+  yield* jsonList(rows.map(({ point, aggregate, before: had, after: has, change, rates }) =>
+    ({ point, aggregate, before: had?.toString() ?? null, after: has?.toString() ?? null, change, perSecond: rates })))
+  yield '}\n'
 }

@@ -26,7 +26,7 @@ const blockEnd = (graph: FunctionGraph, block: number): Rva => {
 }
 
 /** Registers by name, and 'flags' where any flag is in the set. */
-const liveNames = (set: RegisterSet): string[] =>
+export const liveNames = (set: RegisterSet): string[] =>
   [...REGISTER_NAMES.filter((_, r) => set & (1 << r)), ...(set & FLAGS ? ['flags'] : [])]
 
 const ways = (bits: number): string[] => [

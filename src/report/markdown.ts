@@ -5,7 +5,7 @@ import type { AggregateNumbers, KeyNumbers } from './aggregates.js'
 import type { ReportNumbers } from './numbers.js'
 import { byCount, ended } from './order.js'
 import { duration, grouped, printable, wallTime } from './printable.js'
-import { binary, boundsText, valueText } from './values.js'
+import { boundsText, boundText, figuresOf, valueText } from './values.js'
 
 const SHOWN = 100
 
@@ -24,15 +24,14 @@ const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |\n`
 const table = (titles: readonly string[], numbers: number, rows: readonly (readonly string[])[]): string =>
   [line(titles), line(titles.map((_, i) => (i < numbers ? '---:' : '---'))), ...rows.map(line)].join('')
 
-const figures = ({ count, sum, min, max }: KeyNumbers, text: (value: bigint) => string): string => [
-  ...(count !== undefined ? [`${grouped(count)} values`] : []),
-  ...(sum !== undefined && count !== undefined && count > 0n ? [`average ${text(sum / count)}`] : []),
-  ...(sum !== undefined ? [`sum ${text(sum)}`] : []), ...(min !== undefined ? [`least ${text(min)}`] : []), ...(max !== undefined ? [`greatest ${text(max)}`] : []),
+const figures = (key: KeyNumbers, text: (value: bigint) => string): string => [
+  ...(key.count !== undefined ? [`${grouped(key.count)} values`] : []),
+  ...figuresOf(key).map(({ title, value }) => `${title} ${text(value)}`),
 ].join(', ')
 
-const aggregate = ({ name, kind, unit, keyKind, keys }: AggregateNumbers): string => {
-  const text = valueText(unit)
-  const bounds = unit === 'number' && kind === 'hist' ? binary : text
+const aggregate = (one: AggregateNumbers): string => {
+  const { name, kind, unit, keyKind, keys } = one
+  const [text, bounds] = [valueText(unit), boundText(one)]
   const parts = keys.map((each) => {
     const key = keyKind === 'none' ? '' : keyKind === 'cpu' ? `CPU ${each.key}: ` : `key ${each.key}: `
     const buckets = each.buckets === undefined ? ''

@@ -66,6 +66,8 @@ export interface ReportNumbers extends Omit<HostNumbers, 'name'> {
   readonly aggregates: readonly AggregateNumbers[]
   readonly missed: bigint // how often something could not be recorded
   readonly row: (row: number) => RowNumbers
+  /** Of a row alone, its counts by column. */
+  readonly perColumn: (row: number) => bigint[]
   readonly point: (row: number) => PointNumbers
   readonly points: () => Generator<PointNumbers, void>
   readonly refusals: () => Generator<ManifestRefusal, void>
@@ -149,6 +151,7 @@ export const reportNumbers = (bundle: Bundle, source: Dump | readonly Run[]): Re
         at: placeName(manifest, pointPlace(manifest, tables.siteRva, p)), count: counts[row]!, perColumn: perColumnOf(p),
       }
     },
+    perColumn: (row) => perColumnOf(served[row]!),
     point,
     points: function* () {
       for (let row = 0; row < served.length; row++) yield point(row)

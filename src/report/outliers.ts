@@ -31,7 +31,7 @@ export const outliers = (numbers: ReportNumbers): Outlier[] => {
   const found: Outlier[] = []
   for (let row = 0; row < counts.length; row++) {
     if (counts[row] === 0n) continue
-    const perHost = numbers.row(row).perColumn.map(Number)
+    const perHost = numbers.perColumn(row).map(Number)
     const rates = perHost.map((count, host) => count / seconds[host]!)
     const median = medianOf(rates)
     rates.forEach((rate, host) => {

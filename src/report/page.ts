@@ -14,13 +14,13 @@ import { STYLE } from './pagestyle.js'
 import { byCount, ended, sumsByAsked } from './order.js'
 import { outliers } from './outliers.js'
 import { duration, grouped, rateText, wallTime } from './printable.js'
-import { binary, boundsText, valueText } from './values.js'
+import { boundsText, boundText, figuresOf, valueText } from './values.js'
 import type { FunctionView } from './views.js'
 
 /** So many rows of a table; a browser has them at once, and people have not read more. */
 const MOST_ROWS = 2000
 const MOST_KEYS = 64
-const MOST_REFUSED = 500
+const MOST_LISTED = 500
 
 const SCRIPT = `(${client.toString()})()\n`
 
@@ -67,20 +67,23 @@ const section = (id: string, title: string, ...contents: readonly Content[]): Ma
 const hostFacts = (host: HostNumbers): string =>
   `${host.release}, ${host.cpuCount} CPUs, applied ${wallTime(host.appliedNs)}, counted ${ended(host)}, stopped ${duration(host.stopNs)} at most`
 
-const fleetHeader = ({ hosts, buildId, payloadSha256, siteCount, manifest }: ReportNumbers): Markup => el('header', {},
-  el('a', { class: 'skip', href: '#main' }, 'Skip to the counts'),
-  el('h1', {}, `What ran on ${hosts.length} hosts`),
-  el('p', { class: 'lead' }, `Counted by kerninst with one bundle at ${siteCount} sites`),
-  el('dl', { class: 'facts' }, [
-    ...hosts.map((host): [string, string] => [host.name || 'unknown', hostFacts(host)]),
-    ['bundle', `build id ${buildId}, payload sha256 ${payloadSha256}, planned by kerninst ${manifest.tool.version}`] as [string, string],
-  ].map(([term, text]) => [el('dt', {}, term), el('dd', {}, text)])))
+const factList = (facts: readonly (readonly [term: string, text: string])[]): Markup =>
+  el('dl', { class: 'facts' }, facts.map(([term, text]) => [el('dt', {}, term), el('dd', {}, text)]))
+
+const headerOf = (title: string, lead: string, facts: readonly (readonly [string, string])[]): Markup => el('header', {},
+  el('a', { class: 'skip', href: '#main' }, 'Skip to the counts'), el('h1', {}, title), el('p', { class: 'lead' }, lead), factList(facts))
+
+const fleetHeader = ({ hosts, buildId, payloadSha256, siteCount, manifest }: ReportNumbers): Markup =>
+  headerOf(`What ran on ${hosts.length} hosts`, `Counted by kerninst with one bundle at ${siteCount} sites`, [
+    ...hosts.map((host) => [host.name || 'unknown', hostFacts(host)] as const),
+    ['bundle', `build id ${buildId}, payload sha256 ${payloadSha256}, planned by kerninst ${manifest.tool.version}`],
+  ])
 
 /** Hosts that are far from the others. */
 const outlierRows = (numbers: ReportNumbers): Content => {
   const all = outliers(numbers)
   if (all.length === 0) return ''
-  const shown = all.slice(0, MOST_REFUSED)
+  const shown = all.slice(0, MOST_LISTED)
   return section('outliers', 'Hosts that stand out', table('outlier-table', 'Counts a second, beside the median of all hosts, the farthest first', [
     { title: 'Host' }, { title: 'Point' }, { title: 'A second', number: true }, { title: 'Median', number: true },
   ], shown.map(({ row, host, rate, median }): Cell[] => [
@@ -102,11 +105,7 @@ const header = (numbers: ReportNumbers): Markup => {
     ...(state === 'applying' ? [] : [['stopped', `${duration(stopNs)} at most, for apply`] as [string, string]]),
     ['bundle', `payload sha256 ${numbers.payloadSha256}, planned by kerninst ${numbers.manifest.tool.version}`],
   ]
-  return el('header', {},
-    el('a', { class: 'skip', href: '#main' }, 'Skip to the counts'),
-    el('h1', {}, `What ran on ${host || 'an unnamed host'}`),
-    el('p', { class: 'lead' }, `Linux ${release || 'unknown'}, counted by kerninst for ${ended(numbers)}`),
-    el('dl', { class: 'facts' }, facts.map(([term, text]) => [el('dt', {}, term), el('dd', {}, text)])))
+  return headerOf(`What ran on ${host || 'an unnamed host'}`, `Linux ${release || 'unknown'}, counted by kerninst for ${ended(numbers)}`, facts)
 }
 
 const cards = (numbers: ReportNumbers): Markup => {
@@ -162,7 +161,7 @@ const sumRows = (numbers: ReportNumbers): Content => {
 
 const histogram = (id: string, one: AggregateNumbers, caption: string, buckets: readonly Bucket[]): Content => {
   const most = buckets.reduce((best, { count }) => (count > best ? count : best), 1n)
-  const text = one.unit === 'number' && one.kind === 'hist' ? binary : valueText(one.unit)
+  const text = boundText(one)
   return el('div', { class: 'scroll' }, el('table', { id }, el('caption', {}, caption),
     el('thead', {}, el('tr', {}, ['Values', 'How many', 'Share'].map((title, i) => el('th', { scope: 'col', class: i === 1 ? 'number' : undefined }, title)))),
     el('tbody', {}, buckets.map((bucket) => el('tr', {},
@@ -170,11 +169,10 @@ const histogram = (id: string, one: AggregateNumbers, caption: string, buckets: 
 }
 
 /** What a key holds but for its buckets. */
-const figuresOf = ({ count, sum, min, max }: KeyNumbers, text: (value: bigint) => string): { title: string; value: bigint; text: string }[] => {
-  const average = sum !== undefined && count !== undefined && count > 0n ? sum / count : undefined
-  return [['values', count, grouped], ['average', average, text], ['sum', sum, text], ['least', min, text], ['greatest', max, text]]
-    .flatMap(([title, value, write]) => (value === undefined ? [] : [{ title: title as string, value: value as bigint, text: (write as (value: bigint) => string)(value as bigint) }]))
-}
+const figures = (key: KeyNumbers, text: (value: bigint) => string): { title: string; value: bigint; text: string }[] => [
+  ...(key.count === undefined ? [] : [{ title: 'values', value: key.count, text: grouped(key.count) }]),
+  ...figuresOf(key).map(({ title, value }) => ({ title, value, text: text(value) })),
+]
 
 const aggregateSection = (one: AggregateNumbers, number: number): Content => {
   const { name, kind, unit, keyKind, keys } = one
@@ -191,13 +189,13 @@ const aggregateSection = (one: AggregateNumbers, number: number): Content => {
       keys.length > shown.length ? el('p', { class: 'note' }, `${keys.length - shown.length} more keys are left out here.`) : '']
   }
   if (keyKind === 'none') {
-    return [title, el('dl', { class: 'facts' }, figuresOf(first, text).map((figure) => [el('dt', {}, figure.title), el('dd', {}, figure.text)]))]
+    return [title, factList(figures(first, text).map((figure) => [figure.title, figure.text]))]
   }
   const rows = keys.map((each): Cell[] => [
-    { content: keyText(each.key), value: BigInt(each.key) }, ...figuresOf(each, text).map(({ text: content, value }) => ({ content, value })),
+    { content: keyText(each.key), value: BigInt(each.key) }, ...figures(each, text).map(({ text: content, value }) => ({ content, value })),
   ])
   return [title, table(`aggregate-${number}`, `${keys.length} keys`,
-    [{ title: 'Key', number: true }, ...figuresOf(first, text).map((figure) => ({ title: figure.title, number: true }))], rows)]
+    [{ title: 'Key', number: true }, ...figures(first, text).map((figure) => ({ title: figure.title, number: true }))], rows)]
 }
 
 const imbalances = (numbers: ReportNumbers): Content => {
@@ -207,8 +205,8 @@ const imbalances = (numbers: ReportNumbers): Content => {
   return section('imbalances', 'Counts that do not balance',
     el('p', {}, 'These counts follow from others and came out below zero. Threads were between two of the places counted when ' +
       'counting began or ended, or left the function by a way that is not known. Their neighbours are off by as much, and no more.'),
-    el('ul', {}, negative.slice(0, MOST_REFUSED).map((index) => el('li', {}, el('code', {}, numbers.row(index).point), ` ${numbers.counts[index]!}`))),
-    negative.length > MOST_REFUSED ? el('p', { class: 'note' }, `${negative.length - MOST_REFUSED} more are nearer to zero.`) : '')
+    el('ul', {}, negative.slice(0, MOST_LISTED).map((index) => el('li', {}, el('code', {}, numbers.row(index).point), ` ${numbers.counts[index]!}`))),
+    negative.length > MOST_LISTED ? el('p', { class: 'note' }, `${negative.length - MOST_LISTED} more are nearer to zero.`) : '')
 }
 
 const refusals = (numbers: ReportNumbers): Content => {
@@ -218,7 +216,7 @@ const refusals = (numbers: ReportNumbers): Content => {
   const byCode = new Map<string, string[]>(codes.map((code) => [code, []]))
   let shown = 0
   for (const { point, code, nearest } of numbers.refusals()) {
-    if (shown === MOST_REFUSED) break
+    if (shown === MOST_LISTED) break
     const list = byCode.get(code)
     if (list === undefined) continue
     list.push(nearest === '' ? point : `${point} (${nearest} can be served)`)

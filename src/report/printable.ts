@@ -8,6 +8,9 @@ const UNSAFE = /[\p{C}\p{Zl}\p{Zp}]/gu
 export const printable = (text: string): string =>
   text.replace(UNSAFE, (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`)
 
+/** What a row is called: a point, and the name that it counts under. */
+export const rowName = (point: string, aggregate: string): string => printable(point) + (aggregate === '' ? '' : ` @${printable(aggregate)}`)
+
 /** JSON of the value; its texts may be hostile and yet be shown on a terminal. */
 export const jsonText = (value: object): string => {
   const escaped = (unit: string): string => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`

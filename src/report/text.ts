@@ -8,7 +8,7 @@ import { aggregateText } from './aggregatetext.js'
 import type { PartNumbers, ReportNumbers } from './numbers.js'
 import { byCount, ended, sumsByAsked } from './order.js'
 import { outliers } from './outliers.js'
-import { cut, duration, grouped, printable, rateText, wallTime, widthOf, wrapped } from './printable.js'
+import { cut, duration, grouped, printable, rateText, rowName, wallTime, widthOf, wrapped } from './printable.js'
 
 export interface TextOptions {
   /** Columns of the terminal; lines stay within them, down to MIN_WIDTH. */
@@ -57,8 +57,7 @@ const row = (name: string, numbers: PartNumbers, withColumns: boolean, isPart: b
 const rowsOf = (numbers: ReportNumbers, order: readonly number[], withColumns: boolean): Row[] =>
   order.flatMap((index) => {
     const point = numbers.point(index)
-    const name = printable(point.point) + (point.aggregate === '' ? '' : ` @${printable(point.aggregate)}`) +
-      (point.derived ? ' (derived)' : '')
+    const name = rowName(point.point, point.aggregate) + (point.derived ? ' (derived)' : '')
     // A derived count has its equation in the bundle; here it would only be in the way.
     const parts = point.parts.length > 1 && !point.derived ? point.parts.map((part) => row('', part, withColumns, true)) : []
     return [row(name, point, withColumns, false), ...parts]
@@ -163,10 +162,7 @@ const sums = (numbers: ReportNumbers, width: number): string[] => {
     ['sum', 'ran', 'points'], ...shown.map(({ total, ran, points }) => [grouped(total), `${ran}`, `${points}`]),
   ]
   const widths = [0, 1, 2].map((column) => rows.reduce((most, cells) => Math.max(most, cells[column]!.length), 0))
-  const names = ['function', ...shown.map(({ asked }) => {
-    const aggregate = manifest.names[manifest.asked.aggregate[asked]!]!
-    return printable(askedName(manifest, asked)) + (aggregate === '' ? '' : ` @${printable(aggregate)}`)
-  })]
+  const names = ['function', ...shown.map(({ asked }) => rowName(askedName(manifest, asked), manifest.names[manifest.asked.aggregate[asked]!]!))]
   const lines = rows.map((cells, i) => cut([...cells.map((cell, column) => cell.padStart(widths[column]!)), names[i]!].join(GAP), width))
   const left = all.length - shown.length
   return ['', ...lines, ...(left > 0 ? [`and ${left} more`] : [])]

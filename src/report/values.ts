@@ -1,7 +1,7 @@
 // Collected values as people read them: plain numbers, powers of two, ticks, times.
 
 import type { Unit } from '../probe/aggregates.js'
-import type { Bucket } from './aggregates.js'
+import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
 import { duration, grouped } from './printable.js'
 
 const UNITS = ['', 'K', 'M', 'G', 'T', 'P', 'E'] as const
@@ -21,6 +21,16 @@ export const binary = (value: bigint): string => {
 export const valueText = (unit: Unit): ((value: bigint) => string) => {
   if (unit === 'ns') return (ns) => (ns < 0n ? `-${duration(-ns)}` : duration(ns))
   return unit === 'ticks' ? (value) => `${grouped(value)} ticks` : grouped
+}
+
+/** How the bounds of an aggregate's buckets are written. */
+export const boundText = ({ unit, kind }: Pick<AggregateNumbers, 'unit' | 'kind'>): ((value: bigint) => string) =>
+  unit === 'number' && kind === 'hist' ? binary : valueText(unit)
+
+/** What a key holds but for how many values and its buckets. */
+export const figuresOf = ({ count, sum, min, max }: KeyNumbers): { readonly title: string; readonly value: bigint }[] => {
+  const average = sum === undefined || count === undefined ? undefined : sum / count
+  return Object.entries({ average, sum, least: min, greatest: max }).flatMap(([title, value]) => (value === undefined ? [] : [{ title, value }]))
 }
 
 /** '[4K, 8K)', '(..., 0)', '[0]', '[1.0 µs, 2.0 µs)'. */

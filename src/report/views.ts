@@ -4,15 +4,15 @@
 
 import { cutFunction, type FunctionGraph } from '../cfg/function.js'
 import { END } from '../cfg/kinds.js'
-import { FLAGS, REGISTER_NAMES, type RegisterSet } from '../code/registers.js'
 import type { Image } from '../image/image.js'
-import type { Lines } from '../image/lines.js'
+import { isLine, type Lines } from '../image/lines.js'
 import { hex, NONE, toAddress, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
 import { livenessOf, type KernelLiveness } from '../liveness/live.js'
 import { Lister } from '../splice/describe.js'
 import { kindOf } from '../splice/manifest.js'
 import type { PatchTables } from '../splice/tables.js'
+import { liveNames } from './function.js'
 import { heatOf, type Heat } from './heat.js'
 import type { ReportNumbers } from './numbers.js'
 import { byCount } from './order.js'
@@ -42,8 +42,6 @@ export interface FunctionView {
 /** So many functions are shown in full, and so many instructions of one. */
 const MOST_FUNCTIONS = 30
 const MOST_INSNS = 3000
-
-const liveText = (set: RegisterSet): string => [...REGISTER_NAMES.filter((_, r) => set & (1 << r)), ...(set & FLAGS ? ['flags'] : [])].join(' ')
 
 const leavesText = (end: number): string => [
   ...(end & END.return ? ['returns'] : []), ...(end & END.tail ? ['jumps away'] : []), ...(end & END.unknown ? ['not known'] : []),
@@ -88,8 +86,9 @@ const blocksOf = (
 ): BlockView[] => {
   const { insns, blockFirst, blockEnd, start } = graph
   const lineAt = (rva: Rva): string => {
-    const row = lines?.rowAt(rva) ?? NONE
-    return row === NONE || lines!.file[row] === NONE || lines!.line[row] === 0 ? '' : `${lines!.files[lines!.file[row]!]!}:${lines!.line[row]!}`
+    if (lines === undefined) return ''
+    const row = lines.rowAt(rva)
+    return isLine(lines, row) ? `${lines.files[lines.file[row]!]!}:${lines.line[row]!}` : ''
   }
   return Array.from({ length: graph.blockCount }, (_, b): BlockView => {
     const first = blockFirst[b]!
@@ -102,7 +101,7 @@ const blocksOf = (
         const at = insns.rva[i]!
         const site = indexOf(siteRva, at)
         return {
-          address: hex(toAddress(image.base, at)), text: lister.instruction(image, at, insns.length[i]!), live: liveText(liveIn[i]!),
+          address: hex(toAddress(image.base, at)), text: lister.instruction(image, at, insns.length[i]!), live: liveNames(liveIn[i]!).join(' '),
           tactic: site < 0 ? '' : manifest.tactics[manifest.siteTactic[site]!] ?? '', line: lineAt(at),
         }
       }),

@@ -16,16 +16,13 @@
 import { EXIT, KerninstError } from '../error.js'
 import { NONE } from '../image/rva.js'
 import type { PointProgram } from '../probe/requests.js'
-import { FRAME } from './tables.js'
+import { FRAME, MAX_FRAME_WORDS } from './tables.js'
 
 /** Places at which a key is looked for. */
 export const LOOKS = 8
 
 /** Calls in flight that a span can remember: as a power of two, the least, the most, and unless somebody says otherwise. */
 export const SPAN_BITS = { least: 4, most: 20, usual: 14 } as const
-
-/** All frame words (KERNINST_MAX_FRAME_WORDS). */
-const MAX_WORDS = 8 * 2 ** 20
 
 export interface FrameTable {
   readonly bits: number // of the hash
@@ -61,10 +58,10 @@ export const layOutFrames = (programs: readonly PointProgram[], bits: number): F
     bits, keys: array(), starts: array(), virtual: span.oncpu ? array() : NONE, args: new Map(span.remembers.map((n) => [n, array()])),
   })
   const threads = programs.some(({ span }) => span?.oncpu) ? { bits, keys: array(), away: array() } : undefined
-  if (next > MAX_WORDS) {
+  if (next > MAX_FRAME_WORDS) {
     const spans = tables.filter((one) => one !== undefined).length
     throw new KerninstError(EXIT.data, `${spans} spans that remember ${2 ** bits} calls each take ${Math.ceil(next / 2 ** 17)} MiB, ` +
-      `more than ${MAX_WORDS / 2 ** 17}: let there be fewer, or let them remember fewer (--span-calls)`)
+      `more than ${MAX_FRAME_WORDS / 2 ** 17}: let there be fewer, or let them remember fewer (--span-calls)`)
   }
   return { tables, threads, words: next === FRAME.head ? 0 : next }
 }

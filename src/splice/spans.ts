@@ -121,18 +121,10 @@ export class SpanWriter {
   leave(terms: SpanTerms, frames: FrameTable, threads: ThreadTable | undefined, predicate: Expression | undefined, body: () => void): void {
     const { writer } = this.#values
     const values = this.#values
-    const [found, end, missed, forget] = [writer.label(), writer.label(), writer.label(), writer.label()]
+    const [end, missed, forget] = [writer.label(), writer.label(), writer.label()]
     const pointer = this.#pointer()
     const frame = this.#frame(frames, pointer)
-    for (let look = 0; look < LOOKS; look++) {
-      writer.compareWord(frame.key, pointer, 8 * frames.keys, frame.index)
-      if (look === LOOKS - 1) writer.jumpIf(CONDITION.ne, end)
-      else {
-        writer.jumpIf(CONDITION.e, found)
-        writer.address(frame.index, frame.index, 1)
-      }
-    }
-    writer.place(found)
+    this.#find(frame, frames.keys, end)
     values.free(frame.key)
     const start = values.take()
     writer.loadWord(start, pointer, 8 * frames.starts, frame.index)
@@ -179,17 +171,8 @@ export class SpanWriter {
     const { writer } = this.#values
     const { pointer } = frame
     assert(frames.virtual !== NONE, 'virtual time is remembered')
-    const found = writer.label()
     const thread = this.#thread(threads, pointer)
-    for (let look = 0; look < LOOKS; look++) {
-      writer.compareWord(thread.key, pointer, 8 * threads.keys, thread.index)
-      if (look === LOOKS - 1) writer.jumpIf(CONDITION.ne, missed)
-      else {
-        writer.jumpIf(CONDITION.e, found)
-        writer.address(thread.index, thread.index, 1)
-      }
-    }
-    writer.place(found)
+    this.#find(thread, threads.keys, missed)
     const oncpu = this.#values.take()
     this.#moment(thread, threads, oncpu, thread.key, missed)
     this.#since(start, oncpu, missed)
@@ -286,6 +269,21 @@ export class SpanWriter {
       writer.alu(ALU.cmp, REG.rax, key)
       writer.jumpIf(CONDITION.e, claimed)
     }
+  }
+
+  /** Goes on with the index of the key's word; jumps where there is none. */
+  #find({ key, index, pointer }: Search, keys: number, absent: Label): void {
+    const { writer } = this.#values
+    const found = writer.label()
+    for (let look = 0; look < LOOKS; look++) {
+      writer.compareWord(key, pointer, 8 * keys, index)
+      if (look === LOOKS - 1) writer.jumpIf(CONDITION.ne, absent)
+      else {
+        writer.jumpIf(CONDITION.e, found)
+        writer.address(index, index, 1)
+      }
+    }
+    writer.place(found)
   }
 
   #nanoseconds(ticks: Register, pointer: Register): void {

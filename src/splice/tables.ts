@@ -25,6 +25,9 @@ export const fixupBytes = (kind: number): number => (kind === FIXUP_KIND.slot64 
 /** Frame words that the module fills, and how many these are: when counting began, and nanoseconds of 2^32 ticks (KERNINST_FRAME_*). */
 export const FRAME = { since: 0, scale: 1, head: 2 } as const
 
+/** KERNINST_MAX_FRAME_WORDS. */
+export const MAX_FRAME_WORDS = 8 * 2 ** 20
+
 export const EXPECTED_BYTES = 16
 export const FORM_BYTES = 6
 

@@ -2,12 +2,14 @@
 /*
  * What the programs here share that run single instructions or generated code:
  * a processor's state before and after, the assembly that loads and saves it,
- * and chance. For one source file a program.
+ * what comes in and goes out, and chance. For one source file a program.
  */
 #ifndef MACHINE_H
 #define MACHINE_H
 
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 struct state {
 	uint64_t gpr[16];
@@ -48,6 +50,19 @@ uint64_t saved_rsp;
 	"	mov %r12, out+96(%rip); mov %r13, out+104(%rip); mov %r14, out+112(%rip); mov %r15, out+120(%rip)\n"
 #define SAVE_FLAGS \
 	"	pushfq; popq out+128(%rip)\n"
+
+/* From standard input, all or nothing; no bytes are always there. */
+static inline int take(void *to, size_t bytes)
+{
+	return !bytes || fread(to, bytes, 1, stdin) == 1;
+}
+
+/* To standard output. */
+static inline void give(const void *from, size_t bytes)
+{
+	if (bytes && fwrite(from, bytes, 1, stdout) != 1)
+		exit(2);
+}
 
 static uint64_t seed;
 

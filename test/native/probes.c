@@ -62,17 +62,6 @@ asm(".globl run\n"
     "	mov saved_rsp(%rip), %rsp\n"
     GIVE_BACK);
 
-static int take(void *to, size_t bytes)
-{
-	return fread(to, bytes, 1, stdin) == 1;
-}
-
-static void give(const void *from, size_t bytes)
-{
-	if (bytes && fwrite(from, bytes, 1, stdout) != 1)
-		exit(2);
-}
-
 /* So many bytes between pages that nobody may touch. */
 static uint8_t *guarded(size_t bytes, int protection)
 {

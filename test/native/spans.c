@@ -82,17 +82,6 @@ asm(".globl run\n"
     "	mov saved_rsp(%rip), %rsp\n"
     GIVE_BACK);
 
-static int take(void *to, size_t bytes)
-{
-	return !bytes || fread(to, bytes, 1, stdin) == 1;
-}
-
-static void give(const void *from, size_t bytes)
-{
-	if (fwrite(from, bytes, 1, stdout) != 1)
-		exit(2);
-}
-
 /* So many bytes that start at `at`, or end there, between pages that nobody may touch. */
 static uint8_t *memory(uint64_t at, size_t bytes, int protection)
 {

@@ -84,7 +84,7 @@ static const char *head_objection(const struct kerninst_payload *head,
 	    head->fixup_count > KERNINST_MAX_FIXUPS ||
 	    head->code_bytes > KERNINST_MAX_CODE ||
 	    head->slot_count > KERNINST_MAX_SLOTS ||
-	    head->frame_words > 8 * 1024 * 1024)
+	    head->frame_words > KERNINST_MAX_FRAME_WORDS)
 		return "the limits";
 	return NULL;
 }
