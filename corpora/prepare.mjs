@@ -32,7 +32,7 @@ const KERNELS = {
   test: { whole: ['6.1-cloud', '6.12-cloud'], boot: ['6.1-rt', '6.1-generic', '6.12-generic'] },
   bench: { whole: ['6.1-cloud', '6.12-cloud'] },
   coverage: { whole: ['6.1-cloud', '6.12-cloud', '6.1-rt'] },
-  soak: { whole: ['6.1-cloud', '6.12-cloud', '6.1-rt', '6.1-generic', '6.12-generic'] },
+  soak: { whole: ['6.1-cloud', '6.12-cloud'], boot: ['6.1-rt', '6.1-generic', '6.12-generic'] },
 }
 
 /** What is fetched of a kernel: part -> roles of packages, and what its folder must hold, by got.json's names. */

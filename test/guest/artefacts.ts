@@ -58,7 +58,7 @@ const fetched = (name: string, folders: readonly string[]): [BootKernel, string]
   return [{ name, release: got['release']!, vmlinuz: join(folder, got['vmlinuz']!), kdir: join(folder, got['kdir']!) }, folder]
 }
 
-/** A whole kernel. */
+/** A whole kernel; `npm test` has the two of the cloud so. */
 export const kernel = (name: string): Kernel => {
   const [found, folder] = fetched(name, [name])
   return { ...found, vmlinux: join(folder, 'vmlinux') }
