@@ -42,11 +42,19 @@ interface Row {
   readonly count: string
   readonly perCpu?: readonly string[]
   readonly perHost?: readonly string[]
+  readonly overTime?: readonly string[]
+}
+interface Key {
+  readonly key: number
+  readonly count?: string
+  readonly max?: string
+  readonly buckets?: readonly { readonly low: string; readonly count: string }[]
 }
 interface Json {
   readonly points: readonly Row[]
   readonly hosts?: readonly { readonly host: string; readonly cpus: number }[]
-  readonly aggregates: readonly { readonly aggregate: string; readonly keys: readonly { readonly key: number; readonly count?: string; readonly max?: string; readonly buckets?: readonly { readonly low: string; readonly count: string }[] }[] }[]
+  readonly aggregates: readonly { readonly aggregate: string; readonly keys: readonly Key[]; readonly overTime?: readonly (readonly Key[])[] }[]
+  readonly intervals?: readonly { readonly fromNs: string; readonly toNs: string; readonly afterReset: boolean }[]
 }
 
 const report = (...args: string[]): Json => JSON.parse(mustKerninst('report', ...args, '--bundle', BUNDLE, '--format', 'json')) as Json
@@ -98,12 +106,86 @@ t.test('a host that stands out', (t) => {
 })
 
 t.test('one run at several times', (t) => {
-  const times = [3, 1, 2].map((n) => made(`run${n}`, BUNDLE, 2, 'host', seed + n, (_, bytes) => {
-    bytes.writeBigUInt64LE(bytes.readBigUInt64LE(DUMP.dumpedNs) + BigInt(n) * 1_000_000_000n, DUMP.dumpedNs)
+  // Five dumps of a run: counters only grow, and are zeroed before the fourth.
+  const SECOND = 1_000_000_000n
+  const bundle = readBundle(readFileSync(BUNDLE))
+  const { slotCount } = bundle.decoded.tables
+  const [cpus, ends, reset] = [3, [2n, 3n, 7n, 12n, 13n], 10n] as const
+  const random = lottery(seed + 7)
+  const values = new Map<number, bigint>() // where in the heap -> what is there
+  const grown = ends.map((end, i) => made(`run${i}`, BUNDLE, cpus, 'host', 1, (heap, bytes) => {
+    const applied = heap.readBigUInt64LE(HEAP.appliedNs)
+    heap.writeUInt32LE(1, HEAP.state)
+    heap.writeBigUInt64LE(0n, HEAP.removedNs)
+    heap.writeBigUInt64LE(applied + end * SECOND, HEAP.snapshotNs)
+    bytes.writeBigUInt64LE(applied + end * SECOND + 5n, DUMP.dumpedNs)
+    if (i === 3) values.clear()
+    if (i >= 3) {
+      heap.writeUInt32LE(1, HEAP.resets)
+      heap.writeBigUInt64LE(applied + reset * SECOND, HEAP.resetNs)
+    }
+    const stride = (heap.length - PAGE) / cpus
+    for (let cpu = 0; cpu < cpus; cpu++) {
+      for (let slot = 0; slot < slotCount; slot++) {
+        const at = PAGE + cpu * stride + 8 * slot
+        values.set(at, (values.get(at) ?? 0n) + BigInt(random(4) === 0 ? random(1000) : 0))
+        heap.writeBigUInt64LE(values.get(at)!, at)
+      }
+    }
   }))
-  const all = report(...times.map(({ path }) => path))
+  const paths = [3, 0, 4, 2, 1].map((i) => grown[i]!.path) // in any order
+  const all = report(...paths)
+  const alone = grown.map(({ path }) => report(path))
   t.equal(all.hosts, undefined, 'it is one host')
-  t.same(all.points, report(times[0]!.path).points, 'whose last dump counts')
+  t.same(all.points.map(({ overTime: _, ...rest }) => rest), alone[4]!.points, 'whose last dump counts')
+  const relative = (text: string): number => Number((BigInt(text) - grown[0]!.bytes.readBigUInt64LE(SIZE.dump + HEAP.appliedNs)) / SECOND)
+  t.same(all.intervals?.map(({ fromNs, toNs, afterReset }) => [relative(fromNs), relative(toNs), afterReset]),
+    [[0, 2, false], [2, 3, false], [3, 7, false], [10, 12, true], [12, 13, false]])
+  const from = [undefined, 0, 1, undefined, 3]
+  all.points.forEach(({ point, overTime }, row) => {
+    const count = (i: number): bigint => BigInt(alone[i]!.points[row]!.count)
+    t.same(overTime, from.map((before, i) => `${count(i) - (before === undefined ? 0n : count(before))}`), point)
+  })
+  const buckets = (keys: Json['aggregates'][number]['keys']): Map<string, bigint> =>
+    new Map(keys.flatMap(({ key, count, buckets: all }) =>
+      (all ?? [{ low: '', count: count! }]).map(({ low, count: many }) => [`${key} ${low}`, BigInt(many)] as const)))
+  for (const [number, { aggregate, overTime }] of all.aggregates.entries()) {
+    if (aggregate === 'm') {
+      t.equal(overTime, undefined, 'a maximum has no parts')
+      continue
+    }
+    overTime!.forEach((keys, i) => {
+      const had = from[i] === undefined ? new Map<string, bigint>() : buckets(alone[from[i]]!.aggregates[number]!.keys)
+      const has = buckets(alone[i]!.aggregates[number]!.keys)
+      const seen = buckets(keys)
+      for (const [key, count] of has) t.equal(seen.get(key) ?? 0n, count - (had.get(key) ?? 0n), `@${aggregate} ${key}, interval ${i}`)
+      t.equal(total([...seen.values()].map(String)), total([...has.values()].map(String)) - total([...had.values()].map(String)))
+    })
+  }
+
+  const shown = (format: string): string => mustKerninst('report', ...paths, '--bundle', BUNDLE, '--format', format)
+  const text = shown('text')
+  t.match(text, /^zeroed .*\n(.*\n)?counted  3\.0 s/m, 'rates are of the time since counters were zeroed')
+  t.match(text, /^series   5 dumps/m)
+  const [high] = all.points.filter(({ aggregate }) => aggregate === '').sort((a, b) => Number(b.count) - Number(a.count))
+  const rates = high!.overTime!.map((count, i) => Number(count) / [2, 1, 4, 2, 1][i]!)
+  const heights = rates.map((rate) => (rate === 0 ? ' ' : '▁▂▃▄▅▆▇█'[Math.ceil((8 * rate) / Math.max(...rates)) - 1]))
+  t.ok(text.includes(heights.join('').trimEnd()), `a row's picture is '${heights.join('')}'`)
+  const [titles, ...rows] = shown('csv').trimEnd().split('\r\n').map((line) => line.split(','))
+  t.equal(titles!.filter((title) => /^until [0-9]+$/.test(title)).length, 5)
+  t.same(rows.map((cells) => cells.slice(-5)), all.points.map(({ overTime }) => overTime))
+  t.match(shown('markdown'), /^\| count \| over time \| point/m)
+  const page = shown('html')
+  t.match(page, /<h2 id="time">Over time<\/h2>/)
+  t.ok(page.split('<svg class="line"').length > all.points.length, 'a picture for each row')
+
+  const odd = made('odd', BUNDLE, cpus + 1, 'host', 1, (heap, bytes) => {
+    heap.writeBigUInt64LE(grown[0]!.bytes.readBigUInt64LE(SIZE.dump + HEAP.appliedNs), HEAP.appliedNs)
+    bytes.writeBigUInt64LE(1n, DUMP.dumpedNs)
+  })
+  const { status, stderr } = spawnSync(process.execPath, [join(ROOT, 'dist/cli.js'), 'report', odd.path, ...paths, '--bundle', BUNDLE], { encoding: 'utf8' })
+  t.equal(status, 65)
+  t.match(stderr, /^kerninst: dumps of one run differ in their CPUs.*\n$/)
   t.end()
 })
 
@@ -144,7 +226,7 @@ t.test('wrong pairs', (t) => {
   const cases: [string[], number, RegExp][] = [
     [[a.path, c.path, '--bundle', BUNDLE], 76, /c\.dump was counted by another bundle than .*a\.dump/],
     [[c.path, '--bundle', BUNDLE], 76, /another bundle/],
-    [['--bundle', BUNDLE], 64, /give dumps/],
+    [['--bundle', BUNDLE], 64, /give a dump or --vmcore/],
     [[a.path, '--bundle', BUNDLE, '--bundle', OTHER], 64, /one --bundle is enough/],
     [['--diff', a.path, '--bundle', BUNDLE], 64, /--diff compares two dumps/],
     [['--diff', a.path, c.path, '--bundle', BUNDLE], 76, /another bundle/],

@@ -340,11 +340,11 @@ t.test('states', async (t) => {
   }
   const applied = await text({ state: APPLIED })
   t.match(applied, /^host     unknown\nkernel   6\.1\.0-test-amd64\n/) // the release of the bundle, whose build id is the image's
-  t.match(applied, /still applied\ndumped   in a memory image, at an unknown time\ncounted  until the machine died, 4 sites, 2 CPUs\nstopped/)
+  t.match(applied, /still applied\nzeroed   2023.*\ndumped   in a memory image, at an unknown time\ncounted  until the machine died, 4 sites, 2 CPUs\nstopped/)
   const removed = await text({ state: REMOVED })
-  t.match(removed, /removed 2023.*\ndumped   in a memory image, .*\ncounted  2\.5 s, 4 sites/)
+  t.match(removed, /removed 2023.*\nzeroed   2023.*\ndumped   in a memory image, .*\ncounted  1\.5 s, 4 sites/)
   const applying = await text({ state: 0, appliedNs: 0n })
-  t.match(applying, /\napplied  not wholly: the machine died meanwhile\ndumped .*\ncounted  until the machine died, 4 sites, 2 CPUs\n\n/)
+  t.match(applying, /\napplied  not wholly: the machine died meanwhile\nzeroed .*\ndumped .*\ncounted  until the machine died, 4 sites, 2 CPUs\n\n/)
 })
 
 // ---- What is wrong -------------------------------------------------------------------------------------------------

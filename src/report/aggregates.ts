@@ -70,7 +70,9 @@ const keyNumbers = (one: ManifestAggregate, cpus: readonly Counters[], key: numb
     case 'min': case 'max': {
       const count = at(1)
       if (count === 0n) return undefined
-      const best = on(0).reduce((a, b) => (a > b ? a : b))
+      // A CPU that has seen nothing has no extremum.
+      const counts = on(1)
+      const best = on(0).reduce((a, b, cpu) => (counts[cpu]! > 0n && b > a ? b : a), 0n)
       const value = one.kind === 'max' ? best : BigInt.asUintN(64, ~best)
       return { key, count, [one.kind]: one.signed ? BigInt.asIntN(64, value ^ SIGN) : value }
     }

@@ -26,15 +26,20 @@ const figures = (key: KeyNumbers, text: (value: bigint) => string): string => [
   ...(key.count !== undefined ? [`${grouped(key.count)} ${key.count === 1n ? 'value' : 'values'}`] : []),
 ].join(', ')
 
-/** Lines of one aggregate, an empty one before it. */
-export const aggregateText = ({ name, kind, unit, keyKind, keys }: AggregateNumbers, width: number): string[] => {
+/**
+ * Lines of one aggregate, an empty one before it.
+ * @param overTime a picture of a key
+ */
+export const aggregateText = (
+  { name, kind, unit, keyKind, keys }: AggregateNumbers, width: number, overTime?: (key: number) => string,
+): string[] => {
   const title = `@${printable(name)}`
   const text = valueText(unit)
   if (keys.length === 0) return ['', `${title}: ${kind}, nothing was seen`]
   const lines = ['']
   for (const each of keys) {
     const label = keyKind === 'none' ? title : `${title}[${keyKind === 'cpu' ? `cpu ${each.key}` : each.key}]`
-    lines.push(cut(`${label}: ${kind === 'count' ? grouped(each.count!) : figures(each, text)}`, width))
+    lines.push(cut(`${label}: ${kind === 'count' ? grouped(each.count!) : figures(each, text)}${overTime === undefined ? '' : `  over time |${overTime(each.key)}|`}`, width))
     if (each.buckets !== undefined) lines.push(...histogram(each.buckets, width, unit !== 'number' ? text : kind === 'hist' ? binary : String))
   }
   return lines

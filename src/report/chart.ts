@@ -1,7 +1,7 @@
 // Pictures of numbers, as SVG without text: what they show stands beside them as text. In: counts. Out: markup.
 
 import { el, type Markup } from './html.js'
-import { grouped } from './printable.js'
+import { grouped, rateText } from './printable.js'
 
 const BAR_WIDTH = 120
 const BAR_HEIGHT = 10
@@ -34,4 +34,21 @@ export const spread = (counts: readonly bigint[], by: string): Markup => {
     const height = share(count, most, SPREAD_HEIGHT)
     return el('rect', { x: i * (width + gap), y: SPREAD_HEIGHT - height, width, height })
   }))
+}
+
+const LINE_WIDTH = 120
+const LINE_HEIGHT = 18
+
+/** How something went over time: an area, evenly spaced. */
+export const sparkline = (rates: readonly number[]): Markup => {
+  const most = Math.max(...rates)
+  const step = LINE_WIDTH / Math.max(1, rates.length)
+  const tops = rates.map((rate, i) => {
+    const y = (LINE_HEIGHT - (most > 0 && rate > 0 ? Math.max(1, (rate / most) * LINE_HEIGHT) : 0)).toFixed(1)
+    return `L${(i * step).toFixed(1)} ${y}H${((i + 1) * step).toFixed(1)}`
+  })
+  return el('svg', {
+    class: 'line', width: LINE_WIDTH, height: LINE_HEIGHT, viewBox: `0 0 ${LINE_WIDTH} ${LINE_HEIGHT}`, role: 'img',
+    'aria-label': `over time, a second: ${rates.map(rateText).join(', ')}`,
+  }, el('path', { d: `M0 ${LINE_HEIGHT}${tops.join('')}V${LINE_HEIGHT}Z` }))
 }

@@ -1,20 +1,24 @@
 // The report as CSV (RFC 4180, with a header line): one row a point. In: the numbers. Out: text, in pieces. Invariant:
-// every field is quoted where it must be, and none starts with a character that spreadsheets take for a formula.
+// every field is quoted where it must be, and none but a number starts with a character that spreadsheets take for a formula.
+// Of several dumps of one run there is a column for each interval, named by its end in ns since 1970.
 // Left out: aggregates, which are not numbers of points.
 
 import type { ReportNumbers } from './numbers.js'
 import { printable } from './printable.js'
 
 const field = (text: string): string => {
+  if (/^-?[0-9]+$/.test(text)) return text
   const safe = printable(text).replace(/^[=+\-@]/, "'$&")
   return /[",]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe
 }
 
 export function* reportCsv(numbers: ReportNumbers): Generator<string, void> {
   const header = ['point', 'aggregate', 'at', 'count', 'derived']
-  yield `${[...header, ...numbers.columns].map(field).join(',')}\r\n`
+  const { series } = numbers
+  const times = (series?.intervals ?? []).map(({ toNs }) => `until ${toNs}`)
+  yield `${[...header, ...numbers.columns, ...times].map(field).join(',')}\r\n`
   for (let i = 0; i < numbers.served.length; i++) {
     const { point, aggregate, at, count, derived, perColumn } = numbers.row(i)
-    yield `${[point, aggregate, at, `${count}`, `${derived}`, ...perColumn.map(String)].map(field).join(',')}\r\n`
+    yield `${[point, aggregate, at, `${count}`, `${derived}`, ...perColumn.map(String), ...(series?.counts(i) ?? []).map(String)].map(field).join(',')}\r\n`
   }
 }

@@ -4,10 +4,12 @@
 import type { AggregateNumbers, KeyNumbers } from './aggregates.js'
 import type { ReportNumbers } from './numbers.js'
 import { byCount, ended } from './order.js'
-import { duration, grouped, printable, wallTime } from './printable.js'
+import { duration, grouped, printable, spark, wallTime } from './printable.js'
+import { ratesOf } from './series.js'
 import { boundsText, boundText, figuresOf, valueText } from './values.js'
 
 const SHOWN = 100
+const MOST_STEPS = 24 // of a picture over time
 
 /** A name as a code span that may stand in a table: it has no bars, and its fence is longer than any run of backticks in it. */
 const code = (text: string): string => {
@@ -50,10 +52,12 @@ export function* reportMarkdown(numbers: ReportNumbers): Generator<string, void>
   yield `- build id ${numbers.buildId}, ${numbers.siteCount} sites\n`
   if (counts.length > 0) {
     const order = byCount(counts).slice(0, SHOWN)
-    const titles = ['count', ...(numbers.by === 'host' ? numbers.columns.map(code) : []), 'point', 'counted at']
+    const { series } = numbers
+    const titles = ['count', ...(series ? ['over time'] : []), ...(numbers.by === 'host' ? numbers.columns.map(code) : []), 'point', 'counted at']
     yield `\n${table(titles, titles.length - 2, order.map((index) => {
       const { point, aggregate: name, at, count, perColumn, derived } = numbers.row(index)
-      return [grouped(count), ...(numbers.by === 'host' ? perColumn.map(grouped) : []), code(point) + (name === '' ? '' : ` ${code(`@${name}`)}`),
+      const picture = series ? [code(spark(ratesOf(series.counts(index), series.intervals, MOST_STEPS)))] : []
+      return [grouped(count), ...picture, ...(numbers.by === 'host' ? perColumn.map(grouped) : []), code(point) + (name === '' ? '' : ` ${code(`@${name}`)}`),
         `${code(at)}${derived ? ', derived' : ''}`]
     }))}`
     if (counts.length > order.length) yield `\n${counts.length - order.length} more with lower counts are left out.\n`

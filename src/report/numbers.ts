@@ -16,6 +16,7 @@ import {
   type ManifestRefusal, type Summary,
 } from '../splice/manifest.js'
 import { aggregateNumbers, total, type AggregateNumbers, type Counters } from './aggregates.js'
+import { intervalsOf, type SeriesNumbers } from './series.js'
 
 export interface PartNumbers {
   readonly at: string
@@ -44,6 +45,8 @@ export interface HostNumbers {
   readonly dumpedNs: bigint
   readonly appliedNs: bigint
   readonly removedNs: bigint
+  readonly resetNs: bigint // 0n: the counters were never zeroed
+  readonly snapshotNs: bigint // 0n: they were read while they counted
   readonly stopNs: bigint
   readonly cpuCount: number
 }
@@ -64,6 +67,8 @@ export interface ReportNumbers extends Omit<HostNumbers, 'name'> {
   readonly served: Uint32Array //      row -> point that has a count; in the plan's order
   readonly counts: readonly bigint[] // row -> count
   readonly aggregates: readonly AggregateNumbers[]
+  /** Of one run of which there are several dumps. */
+  readonly series: SeriesNumbers | undefined
   readonly missed: bigint // how often something could not be recorded
   readonly row: (row: number) => RowNumbers
   /** Of a row alone, its counts by column. */
@@ -92,7 +97,7 @@ const mustFit = ({ manifest, payloadSha256, decoded: { tables } }: Bundle, dump:
  */
 export const reportNumbers = (bundle: Bundle, source: Dump | readonly Run[]): ReportNumbers => {
   const runs: readonly Run[] = 'count' in source ? [{ name: source.host, last: source, earlier: [] }] : source
-  for (const { last } of runs) mustFit(bundle, last)
+  for (const { earlier, last } of runs) for (const dump of [...earlier, last]) mustFit(bundle, dump)
   const { manifest, decoded: { tables } } = bundle
   const [{ last: dump }] = runs as [Run]
   const cpusOf = ({ last }: Run): Counters[] => Array.from({ length: last.cpuCount }, (_, number) => ({ dump: last, number }))
@@ -132,8 +137,26 @@ export const reportNumbers = (bundle: Bundle, source: Dump | readonly Run[]): Re
   }
   const hosts = runs.map(({ name, last }): HostNumbers => ({
     name, release: last.release === '' ? manifest.image.release : last.release, state: last.state, dumpedNs: last.dumpedNs,
-    appliedNs: last.appliedNs, removedNs: last.removedNs, stopNs: last.stopNs, cpuCount: last.cpuCount,
+    appliedNs: last.appliedNs, removedNs: last.removedNs, resetNs: last.resetNs, snapshotNs: last.snapshotNs, stopNs: last.stopNs,
+    cpuCount: last.cpuCount,
   }))
+  const series = (): SeriesNumbers | undefined => {
+    if (runs.length > 1 || runs[0]!.earlier.length === 0) return undefined
+    const intervals = intervalsOf(runs[0]!)
+    return {
+      intervals,
+      events: () => intervals.map(({ cpus: group }) => {
+        let sum = 0n
+        for (let slot = 0; slot < manifest.slotSite.length; slot++) sum += countOn(group, slot)
+        return sum
+      }),
+      counts: (row) => intervals.map((interval) => solve(served[row]!, (slot) => countOn(interval.cpus, slot))),
+      aggregate: (number) => {
+        const one = manifest.aggregates[number]!
+        return one.kind === 'min' || one.kind === 'max' ? undefined : intervals.map((interval) => aggregateNumbers(one, interval.cpus))
+      },
+    }
+  }
   const { buildId, slide, siteCount } = dump
   const { name, ...facts } = hosts[0]!
   return {
@@ -143,6 +166,7 @@ export const reportNumbers = (bundle: Bundle, source: Dump | readonly Run[]): Re
     served,
     counts,
     aggregates: manifest.aggregates.map((one) => aggregateNumbers(one, cpus)),
+    series: series(),
     missed: manifest.missed === NONE ? 0n : slots[manifest.missed]!,
     row: (row) => {
       const p = served[row]!

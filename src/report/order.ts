@@ -7,22 +7,27 @@ import { duration } from './printable.js'
 export const byCount = (counts: readonly bigint[]): number[] =>
   Array.from(counts.keys()).sort((a, b) => (counts[a]! < counts[b]! ? 1 : counts[a]! > counts[b]! ? -1 : a - b))
 
-const untilNs = ({ state, removedNs, dumpedNs }: Times): bigint => (state === 'removed' ? removedNs : dumpedNs)
+type Times = Pick<HostNumbers, 'state' | 'appliedNs' | 'removedNs' | 'dumpedNs' | 'resetNs' | 'snapshotNs'>
 
-type Times = Pick<HostNumbers, 'state' | 'appliedNs' | 'removedNs' | 'dumpedNs'>
+/** When counters began to count: with apply, or when they were zeroed last. */
+export const sinceNs = ({ appliedNs, resetNs }: Times): bigint => (resetNs > appliedNs ? resetNs : appliedNs)
+
+/** Until when counters counted what a dump holds; 0n: not known. */
+export const untilNs = ({ state, removedNs, dumpedNs, snapshotNs }: Times): bigint =>
+  state === 'removed' ? removedNs : snapshotNs > 0n ? snapshotNs : dumpedNs
 
 /** For how long counters counted, in ns; zero where that is not known. */
 export const countedNs = (times: Times): bigint => {
-  const ns = untilNs(times) - times.appliedNs
+  const ns = untilNs(times) - sinceNs(times)
   return ns > 0n ? ns : 0n
 }
 
 /** The same in words. */
 export const ended = (times: Times): string => {
-  const { appliedNs } = times
-  const until = untilNs(times)
+  const [since, until] = [sinceNs(times), untilNs(times)]
   if (until === 0n) return 'until the machine died'
-  return until >= appliedNs ? duration(until - appliedNs) : 'unknown (the clock was set back)'
+  if (until < since) return 'unknown (the clock was set back)'
+  return duration(until - since)
 }
 
 /** All points that one that was asked for became: a function's blocks, say. */

@@ -5,12 +5,13 @@
 import { createHash } from 'node:crypto'
 import { askedName } from '../splice/manifest.js'
 import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
-import { bar, spread } from './chart.js'
+import { bar, sparkline, spread } from './chart.js'
 import { client } from './client.js'
 import { flowchart, MOST_DRAWN } from './flowchart.js'
 import { el, markup, verbatim, type Content, type Markup } from './html.js'
 import type { HostNumbers, ReportNumbers } from './numbers.js'
 import { STYLE } from './pagestyle.js'
+import { ratesOf, valuesOf, type SeriesNumbers } from './series.js'
 import { byCount, ended, sumsByAsked } from './order.js'
 import { outliers } from './outliers.js'
 import { duration, grouped, rateText, wallTime } from './printable.js'
@@ -21,6 +22,8 @@ import type { FunctionView } from './views.js'
 const MOST_ROWS = 2000
 const MOST_KEYS = 64
 const MOST_LISTED = 500
+/** Steps of a picture over time. */
+const MOST_STEPS = 60
 
 const SCRIPT = `(${client.toString()})()\n`
 
@@ -94,12 +97,13 @@ const outlierRows = (numbers: ReportNumbers): Content => {
 
 const header = (numbers: ReportNumbers): Markup => {
   if (numbers.by === 'host') return fleetHeader(numbers)
-  const { host, release, buildId, state, appliedNs, removedNs, dumpedNs, siteCount, cpuCount, stopNs } = numbers
+  const { host, release, buildId, state, appliedNs, removedNs, resetNs, dumpedNs, siteCount, cpuCount, stopNs } = numbers
   const facts: [string, string][] = [
     ['host', host || 'unknown'],
     ['kernel', `${release || 'unknown'}, build id ${buildId}`],
     ['applied', state === 'applying' ? 'not wholly: the machine died meanwhile'
       : `${wallTime(appliedNs)}, ${state === 'applied' ? 'still applied' : `removed ${wallTime(removedNs)}`}`],
+    ...(resetNs > 0n ? [['counters zeroed', wallTime(resetNs)] as [string, string]] : []),
     ['dumped', dumpedNs === 0n ? 'in a memory image, at an unknown time' : wallTime(dumpedNs)],
     ['counted', `${ended(numbers)}, ${siteCount} sites, ${cpuCount} CPUs`],
     ...(state === 'applying' ? [] : [['stopped', `${duration(stopNs)} at most, for apply`] as [string, string]]),
@@ -120,23 +124,53 @@ const cards = (numbers: ReportNumbers): Markup => {
     ...(numbers.aggregates.length > 0 ? [card(grouped(missed), 'values missed')] : []))
 }
 
+/** A column of what happened over time, where that is known: its title, and a row's picture. */
+const timeColumn = ({ series }: ReportNumbers): { readonly column: Column[]; readonly cells: (counts: () => bigint[]) => Cell[] } => ({
+  column: series === undefined ? [] : [{ title: 'Over time', picture: true }],
+  cells: (counts) => (series === undefined ? [] : [{ content: sparkline(ratesOf(counts(), series.intervals, MOST_STEPS)) }]),
+})
+
+const timeRows = ({ intervals, events }: SeriesNumbers): Content => {
+  const counted = events()
+  const rates = ratesOf(counted, intervals, intervals.length)
+  const fixed = rates.map((rate) => BigInt(Math.round(rate * 1000)))
+  const most = fixed.reduce((best, rate) => (rate > best ? rate : best), 0n)
+  const shown = intervals.slice(0, MOST_ROWS)
+  const rows = shown.map(({ fromNs, toNs, afterReset, seconds }, i): Cell[] => [
+    { content: `${wallTime(fromNs)}${afterReset ? ', when the counters were zeroed' : ''}`, name: true },
+    { content: seconds > 0 ? duration(toNs - fromNs) : 'none', value: toNs - fromNs },
+    { content: grouped(counted[i]!), value: counted[i]! },
+    { content: rateText(rates[i]!), value: fixed[i]! },
+    { content: bar(fixed[i]!, most) },
+  ])
+  return [
+    el('p', {}, `There are ${intervals.length} dumps of this run, so it is known what was counted between them. Tables below and above have a picture of it, counts a second from left to right.`),
+    table('time-table', 'What was counted at all sites, in the order of time', [
+      { title: 'From' }, { title: 'For', number: true }, { title: 'Counted', number: true }, { title: 'A second', number: true }, { title: 'Share', picture: true },
+    ], rows, intervals.length - shown.length),
+  ]
+}
+
 const pointRows = (numbers: ReportNumbers): Content => {
   const order = byCount(numbers.counts)
   const shown = order.slice(0, MOST_ROWS)
   const most = order.length > 0 ? numbers.counts[order[0]!]! : 0n
   const named = shown.map((index) => numbers.row(index))
   const aggregates = named.some(({ aggregate }) => aggregate !== '')
-  const rows = named.map(({ point, aggregate, at, count, perColumn, derived }): Cell[] => [
+  const time = timeColumn(numbers)
+  const rows = named.map(({ point, aggregate, at, count, perColumn, derived }, i): Cell[] => [
     { content: grouped(count), value: count },
     { content: bar(count, most) },
     { content: point, name: true },
     ...(aggregates ? [{ content: `@${aggregate}`, name: true }] : []),
     { content: derived ? `${at}, derived` : at, name: true },
     ...(numbers.columns.length > 1 ? [{ content: spread(perColumn, numbers.by === 'cpu' ? 'CPU' : 'host') }] : []),
+    ...time.cells(() => numbers.series!.counts(shown[i]!)),
   ])
   return table('points', 'Counts by point, highest first', [
     { title: 'Count', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Point' }, ...(aggregates ? [{ title: 'Name' }] : []),
     { title: 'Counted at' }, ...(numbers.columns.length > 1 ? [{ title: numbers.by === 'cpu' ? 'By CPU' : 'By host', picture: true }] : []),
+    ...time.column,
   ], rows, order.length - shown.length)
 }
 
@@ -159,13 +193,17 @@ const sumRows = (numbers: ReportNumbers): Content => {
   ], rows, sums.length - shown.length)
 }
 
-const histogram = (id: string, one: AggregateNumbers, caption: string, buckets: readonly Bucket[]): Content => {
+/** @param overTime a bucket's picture */
+const histogram = (
+  id: string, one: AggregateNumbers, caption: string, buckets: readonly Bucket[], overTime: ((bucket: Bucket) => Markup) | undefined,
+): Content => {
   const most = buckets.reduce((best, { count }) => (count > best ? count : best), 1n)
   const text = boundText(one)
   return el('div', { class: 'scroll' }, el('table', { id }, el('caption', {}, caption),
-    el('thead', {}, el('tr', {}, ['Values', 'How many', 'Share'].map((title, i) => el('th', { scope: 'col', class: i === 1 ? 'number' : undefined }, title)))),
+    el('thead', {}, el('tr', {}, ['Values', 'How many', 'Share', ...(overTime ? ['Over time'] : [])].map((title, i) => el('th', { scope: 'col', class: i === 1 ? 'number' : undefined }, title)))),
     el('tbody', {}, buckets.map((bucket) => el('tr', {},
-      el('td', { class: 'name' }, boundsText(bucket, text)), el('td', { class: 'number' }, grouped(bucket.count)), el('td', {}, bar(bucket.count, most)))))))
+      el('td', { class: 'name' }, boundsText(bucket, text)), el('td', { class: 'number' }, grouped(bucket.count)), el('td', {}, bar(bucket.count, most)),
+      overTime === undefined ? '' : el('td', {}, overTime(bucket)))))))
 }
 
 /** What a key holds but for its buckets. */
@@ -174,8 +212,12 @@ const figures = (key: KeyNumbers, text: (value: bigint) => string): { title: str
   ...figuresOf(key).map(({ title, value }) => ({ title, value, text: text(value) })),
 ]
 
-const aggregateSection = (one: AggregateNumbers, number: number): Content => {
+const aggregateSection = (numbers: ReportNumbers, one: AggregateNumbers, number: number): Content => {
   const { name, kind, unit, keyKind, keys } = one
+  const { series } = numbers
+  const seen = series?.aggregate(number)
+  const overTime = seen === undefined ? undefined
+    : (key: number, bucket?: Bucket): Markup => sparkline(ratesOf(valuesOf(seen, key, bucket), series!.intervals, MOST_STEPS))
   const text = valueText(unit)
   const title = el('h3', {}, el('code', {}, `@${name}`), ` ${kind}`)
   const [first] = keys
@@ -185,17 +227,20 @@ const aggregateSection = (one: AggregateNumbers, number: number): Content => {
     const shown = keys.slice(0, MOST_KEYS)
     return [title,
       shown.map((each, k) => histogram(`aggregate-${number}-${k}`, one,
-        `${keyKind === 'none' ? '' : `${keyText(each.key)}: `}${grouped(each.count ?? 0n)} values`, each.buckets!)),
+        `${keyKind === 'none' ? '' : `${keyText(each.key)}: `}${grouped(each.count ?? 0n)} values`, each.buckets!,
+        overTime && ((bucket) => overTime(each.key, bucket)))),
       keys.length > shown.length ? el('p', { class: 'note' }, `${keys.length - shown.length} more keys are left out here.`) : '']
   }
   if (keyKind === 'none') {
-    return [title, factList(figures(first, text).map((figure) => [figure.title, figure.text]))]
+    return [title, factList(figures(first, text).map((figure) => [figure.title, figure.text])), overTime?.(first.key) ?? '']
   }
   const rows = keys.map((each): Cell[] => [
     { content: keyText(each.key), value: BigInt(each.key) }, ...figures(each, text).map(({ text: content, value }) => ({ content, value })),
+    ...(overTime ? [{ content: overTime(each.key) }] : []),
   ])
   return [title, table(`aggregate-${number}`, `${keys.length} keys`,
-    [{ title: 'Key', number: true }, ...figures(first, text).map((figure) => ({ title: figure.title, number: true }))], rows)]
+    [{ title: 'Key', number: true }, ...figures(first, text).map((figure) => ({ title: figure.title, number: true })),
+      ...(overTime ? [{ title: 'Over time', picture: true }] : [])], rows)]
 }
 
 const imbalances = (numbers: ReportNumbers): Content => {
@@ -267,10 +312,11 @@ const functionDetails = (view: FunctionView, number: number): Markup => {
  * @returns the page, a section a piece
  */
 export function* reportHtml(numbers: ReportNumbers, views: readonly FunctionView[] = []): Generator<string, void> {
-  const { manifest, counts, aggregates, missed } = numbers
+  const { manifest, counts, aggregates, missed, series } = numbers
   const many = counts.length > manifest.asked.kind.length
   const parts: [string, string][] = [
     ...(counts.length > 0 ? [['#counts', 'Counts'] as [string, string]] : []),
+    ...(series ? [['#time', 'Over time'] as [string, string]] : []),
     ...(many ? [['#sums', 'Functions'] as [string, string]] : []),
     ...(views.length > 0 ? [['#inside', 'Inside functions'] as [string, string]] : []),
     ...(aggregates.length > 0 ? [['#collected', 'Collected values'] as [string, string]] : []),
@@ -293,13 +339,14 @@ export function* reportHtml(numbers: ReportNumbers, views: readonly FunctionView
     missed > 0n ? el('p', { class: 'warn' }, `${grouped(missed)} values could not be recorded: a span's table was full, clocks disagreed, or an extremum was overtaken too often.`) : '',
   ])
   if (counts.length > 0) yield markup(section('counts', 'Counts', pointRows(numbers)))
+  if (series) yield markup(section('time', 'Over time', timeRows(series)))
   if (many) yield markup(section('sums', 'Functions', sumRows(numbers)))
   if (views.length > 0) {
     yield markup(el('h2', { id: 'inside' }, 'Inside functions'))
     yield markup(el('p', {}, 'The functions that ran most: how control went through them, and each instruction with the registers that are live before it.'))
     for (const [number, view] of views.entries()) yield markup(functionDetails(view, number))
   }
-  if (aggregates.length > 0) yield markup(section('collected', 'Collected values', aggregates.map(aggregateSection)))
+  if (aggregates.length > 0) yield markup(section('collected', 'Collected values', aggregates.map((one, number) => aggregateSection(numbers, one, number))))
   yield markup(outlierRows(numbers))
   yield markup(imbalances(numbers))
   yield markup(refusals(numbers))

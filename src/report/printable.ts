@@ -73,6 +73,14 @@ export const duration = (ns: bigint): string => {
 export const rateText = (rate: number): string =>
   rate >= 1e6 ? `${(rate / 1e6).toPrecision(3)}M` : rate >= 1000 ? `${(rate / 1000).toPrecision(3)}k` : rate === 0 ? '0' : rate.toPrecision(3)
 
+const SPARKS = [...'▁▂▃▄▅▆▇█']
+
+/** A character for each value, the higher the greater; nothing is a space, and whatever is not is to be seen. */
+export const spark = (values: readonly number[]): string => {
+  const most = Math.max(...values)
+  return values.map((value) => (value > 0 && most > 0 ? SPARKS[Math.ceil((value / most) * SPARKS.length) - 1]! : ' ')).join('')
+}
+
 /** Cuts to `width` characters, the last of which is then an ellipsis. */
 export const cut = (text: string, width: number): string => {
   const chars = [...text]

@@ -8,7 +8,8 @@ import { aggregateText } from './aggregatetext.js'
 import type { PartNumbers, ReportNumbers } from './numbers.js'
 import { byCount, ended, sumsByAsked } from './order.js'
 import { outliers } from './outliers.js'
-import { cut, duration, grouped, printable, rateText, rowName, wallTime, widthOf, wrapped } from './printable.js'
+import { cut, duration, grouped, printable, rateText, rowName, spark, wallTime, widthOf, wrapped } from './printable.js'
+import { ratesOf, valuesOf } from './series.js'
 
 export interface TextOptions {
   /** Columns of the terminal; lines stay within them, down to MIN_WIDTH. */
@@ -20,6 +21,9 @@ const MIN_WIDTH = 60
 const DEFAULT_WIDTH = 100
 const MAX_WIDTH = 1000
 const MAX_COLUMNS = 16
+/** Steps of a picture over time, and CPUs or hosts in one of those. */
+const MOST_STEPS = 24
+const MOST_SPREAD = 32
 /** A report of more points than this shows only the first SHOWN. */
 const MANY = 1000
 const SHOWN = 100
@@ -43,24 +47,35 @@ export const textOptions = (output: Output, env: { readonly [name: string]: stri
 interface Row {
   readonly name: string
   readonly at: string
+  readonly spark: string // over time, or by CPU or host; '' where there is none
   readonly numbers: readonly string[] // the count, then one a column
   readonly isPart: boolean
 }
 
-const row = (name: string, numbers: PartNumbers, withColumns: boolean, isPart: boolean): Row => ({
+const row = (name: string, numbers: PartNumbers, sparks: string, withColumns: boolean, isPart: boolean): Row => ({
   name,
   at: printable(numbers.at),
+  spark: sparks,
   numbers: [numbers.count, ...(withColumns ? numbers.perColumn : [])].map(grouped),
   isPart,
 })
+
+/** A picture of a row: over time where that is known, else by CPU or host where those have no columns. */
+const sparkOf = ({ series }: ReportNumbers, index: number, { perColumn }: PartNumbers, withColumns: boolean): string => {
+  if (series !== undefined) return spark(ratesOf(series.counts(index), series.intervals, MOST_STEPS))
+  return withColumns || perColumn.length === 1 || perColumn.length > MOST_SPREAD ? '' : spark(perColumn.map(Number))
+}
+
+const sparkTitle = ({ series, by, columns }: ReportNumbers, withColumns: boolean): string =>
+  series !== undefined ? 'over time' : withColumns || columns.length === 1 || columns.length > MOST_SPREAD ? '' : `by ${by}`
 
 const rowsOf = (numbers: ReportNumbers, order: readonly number[], withColumns: boolean): Row[] =>
   order.flatMap((index) => {
     const point = numbers.point(index)
     const name = rowName(point.point, point.aggregate) + (point.derived ? ' (derived)' : '')
     // A derived count has its equation in the bundle; here it would only be in the way.
-    const parts = point.parts.length > 1 && !point.derived ? point.parts.map((part) => row('', part, withColumns, true)) : []
-    return [row(name, point, withColumns, false), ...parts]
+    const parts = point.parts.length > 1 && !point.derived ? point.parts.map((part) => row('', part, '', withColumns, true)) : []
+    return [row(name, point, sparkOf(numbers, index, point, withColumns), withColumns, false), ...parts]
   })
 
 /** Characters of each column of numbers. */
@@ -76,7 +91,8 @@ const table = (numbers: ReportNumbers, order: readonly number[], options: TextOp
   let rows = rowsOf(numbers, order, withColumns)
   let titles = withColumns ? ['count', ...columnTitles] : ['count']
   let widths = numberWidths(rows, titles)
-  const taken = (): number => widths.reduce((sum, width) => sum + width + GAP.length, 0)
+  const sparkWidth = (): number => rows.reduce((most, { spark: each }) => Math.max(most, widthOf(each)), widthOf(sparkTitle(numbers, withColumns)))
+  const taken = (): number => widths.reduce((sum, width) => sum + width + GAP.length, sparkWidth() > 0 ? sparkWidth() + GAP.length : 0)
   if (withColumns && taken() + nameRoom > options.width) {
     withColumns = false
     rows = rowsOf(numbers, order, false)
@@ -93,14 +109,15 @@ const table = (numbers: ReportNumbers, order: readonly number[], options: TextOp
     const fitted = cut(text, width)
     return fitted + ' '.repeat(width - widthOf(fitted))
   }
-  const line = (values: readonly string[], name: string, at: string): string =>
-    [...values.map((value, i) => value.padStart(widths[i]!)), pad(name, nameWidth), pad(at, atWidth)]
+  const sparks = sparkWidth()
+  const line = (values: readonly string[], picture: string, name: string, at: string): string =>
+    [...values.map((value, i) => value.padStart(widths[i]!)), ...(sparks > 0 ? [pad(picture, sparks)] : []), pad(name, nameWidth), pad(at, atWidth)]
       .join(GAP)
       .trimEnd()
   return [
-    bold(line(titles, 'point', 'at')),
+    bold(line(titles, sparkTitle(numbers, withColumns), 'point', 'at')),
     ...rows.map((each) =>
-      each.isPart ? dim(line(each.numbers, '', `  ${each.at}`)) : line(each.numbers, each.name, each.at),
+      each.isPart ? dim(line(each.numbers, '', '', `  ${each.at}`)) : line(each.numbers, each.spark, each.name, each.at),
     ),
   ]
 }
@@ -124,15 +141,17 @@ const outlierLines = (numbers: ReportNumbers, indented: (indent: string, text: s
 
 const header = (numbers: ReportNumbers): string[] => {
   if (numbers.by === 'host') return hostsHeader(numbers)
-  const { state, appliedNs, removedNs, dumpedNs } = numbers
+  const { state, appliedNs, removedNs, resetNs, dumpedNs, series } = numbers
   const then = state === 'applied' ? 'still applied' : `removed ${wallTime(removedNs)}`
   return [
     `host     ${printable(numbers.host) || 'unknown'}`,
     `kernel   ${printable(numbers.release) || 'unknown'}`,
     `build    ${numbers.buildId}`,
     `applied  ${state === 'applying' ? 'not wholly: the machine died meanwhile' : `${wallTime(appliedNs)}, ${then}`}`,
+    ...(resetNs > 0n ? [`zeroed   ${wallTime(resetNs)}`] : []),
     `dumped   ${dumpedNs === 0n ? 'in a memory image, at an unknown time' : wallTime(dumpedNs)}`,
     `counted  ${ended(numbers)}, ${numbers.siteCount} sites, ${numbers.cpuCount} CPUs`,
+    ...(series === undefined ? [] : [`series   ${series.intervals.length} dumps; pictures show counts a second, from left to right`]),
     ...(state === 'applying' ? [] : [`stopped  ${duration(numbers.stopNs)} for apply`]),
   ]
 }
@@ -190,7 +209,10 @@ export function* reportText(numbers: ReportNumbers, options: TextOptions): Gener
     yield put(wrapped(`and ${order.length - shown.length} more: --format json or csv gives all`, options.width))
     yield put(sums(numbers, options.width))
   } else if (shown.length < order.length) yield put(wrapped(`and ${order.length - shown.length} that never ran: --format json or csv gives all`, options.width))
-  for (const each of numbers.aggregates) yield put(aggregateText(each, options.width))
+  for (const [number, each] of numbers.aggregates.entries()) {
+    const seen = numbers.series?.aggregate(number)
+    yield put(aggregateText(each, options.width, seen && ((key) => spark(ratesOf(valuesOf(seen, key), numbers.series!.intervals, MOST_STEPS)))))
+  }
   if (numbers.missed > 0n) yield put(['', ...indented('', `missed ${grouped(numbers.missed)}: so often a value could not be recorded`)])
   yield put(outlierLines(numbers, indented))
   yield put(imbalances(numbers, indented))
