@@ -870,7 +870,7 @@ t.test('bundle: manifests that are not as declared', async (t) => {
     ['more points than there may be', 'counts.points', 2 ** 23 + 1, /counts\.points is no/],
     ['a missing field', 'columns.rva', undefined, /columns does not have the fields nameLengths/],
     ['an unknown field', 'more', 1, /fields schema, tool/],
-    ['another schema', 'schema', 'kerninst.manifest/1', /schema is not 'kerninst\.manifest\/4'/],
+    ['another schema', 'schema', 'kerninst.manifest/1', /schema is not 'kerninst\.manifest\/5'/],
     ['another tool', 'tool.name', 'x', /tool.name is not 'kerninst'/],
     ['a wrong build id', 'image.buildId', 'A0', /buildId is not/],
     ['a list that is a map', 'refusals', {}, /refusals is no list/],
@@ -901,6 +901,7 @@ t.test('bundle: manifests that are not as declared', async (t) => {
     ['no such name', 'columns.askedName', writeNumbers([0, 0, 0, 0, 4], DELTA), /askedName\[4\] is 4, not below 4/],
     ['no such title', 'columns.askedTitle', writeNumbers([0, 0, 0, 0, 5], DELTA), /askedTitle\[4\] is 5, not below 5/],
     ['no such aggregate', 'columns.askedAggregate', writeNumbers([0, 0, 0, 0, 9], DELTA), /askedAggregate\[4\] is 9/],
+    ['neither always nor not', 'columns.askedAlways', writeNumbers([1, 1, 1, 1, 2]), /askedAlways\[4\] is 2/],
     ['a function that wraps', 'columns.askedBytes', writeNumbers([0xffffffff, 1, 1, 1, 0]), /askedBytes\[0\] leads out/],
     ['an end without a start', 'columns.askedBytes', writeNumbers([1, 1, 1, 1, 1]), /askedBytes\[4\] leads out/],
     ['nothing asked', 'columns.of', writeNumbers([0, 1, 2, 3, 5], DELTA), /of\[4\] is 5, not below 5/],
@@ -965,7 +966,7 @@ t.test('manifest: random tables, and back', async (t) => {
       asked: {
         kind: bytes(asked, 7), name: table(asked, () => random(names.length)), start,
         end: start.map((rva) => (rva === NONE ? NONE : rva + random(Math.min(NONE - rva, 5000)))), offset: table(asked, u32),
-        title: table(asked, () => random(names.length + 1)), aggregate: table(asked, () => random(names.length)),
+        title: table(asked, () => random(names.length + 1)), aggregate: table(asked, () => random(names.length)), always: bytes(asked, 2),
       },
       points: {
         count, of: table(count, () => random(asked)), rva: Uint32Array.from(refusal, (code) => (code ? maybe() : Math.min(u32(), NONE - 1))),

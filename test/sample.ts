@@ -112,6 +112,7 @@ export const sampleManifest = (): Manifest => ({
     offset: Uint32Array.of(0, 0, 0, 1, 0),
     title: new Uint32Array(5),
     aggregate: Uint32Array.of(1, 2, 1, 1, 1),
+    always: Uint8Array.of(1, 1, 1, 1, 1),
   },
   points: {
     count: 5,
@@ -148,7 +149,7 @@ export const withDerived = (
     ...manifest,
     asked: {
       kind: all(asked.kind, [4]), name: all(asked.name, [0]), start: all(asked.start, [VFS_READ]), end: all(asked.end, [0x2010]),
-      offset: all(asked.offset, [0]), title: all(asked.title, [0]), aggregate: all(asked.aggregate, [1]),
+      offset: all(asked.offset, [0]), title: all(asked.title, [0]), aggregate: all(asked.aggregate, [1]), always: all(asked.always, [1]),
     },
     points: {
       count: points.count + more,

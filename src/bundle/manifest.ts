@@ -15,7 +15,7 @@ import { MAX } from './layout.js'
 import { MSGPACK_LIMITS, decode, encode } from './msgpack.js'
 import type { MsgpackLimits, Packable } from './msgpack.js'
 
-export const SCHEMA = 'kerninst.manifest/4'
+export const SCHEMA = 'kerninst.manifest/5'
 export const MAX_NAME = 4096 //         bytes of a name, characters of a reason
 export const MAX_PROGRAM = 2 ** 20 //   characters of a probe program
 export const MAX_NAMES = 2 ** 20
@@ -97,7 +97,7 @@ interface Counts {
 
 const COLUMNS = [
   'nameLengths', 'names', 'placeFrom', 'placeBack', 'placeName', 'askedKind', 'askedName', 'askedStart', 'askedBytes',
-  'askedOffset', 'askedTitle', 'askedAggregate', 'of', 'rva', 'to', 'refusal', 'nearest', 'derived', 'termCount', 'term',
+  'askedOffset', 'askedTitle', 'askedAggregate', 'askedAlways', 'of', 'rva', 'to', 'refusal', 'nearest', 'derived', 'termCount', 'term',
   'termRva', 'siteTactic', 'slotSite',
 ] as const
 type Columns = { readonly [name in (typeof COLUMNS)[number]]: Uint8Array }
@@ -168,6 +168,7 @@ const columnsOf = ({ names, places, asked, points, siteTactic, slotSite }: Manif
     askedOffset: writeNumbers(asked.offset),
     askedTitle: writeNumbers(asked.title, DELTA),
     askedAggregate: writeNumbers(asked.aggregate, DELTA),
+    askedAlways: writeNumbers(asked.always),
     of: writeNumbers(points.of, DELTA),
     rva: writeNumbers(shifted(points.rva), DELTA),
     to: writeNumbers(shifted(points.to), DELTA),
@@ -239,7 +240,7 @@ export const decodeManifest = (input: Uint8Array, limits: MsgpackLimits = MSGPAC
   const asked = {
     kind: small('askedKind', counts.asked, KINDS.length), name: named('askedName', counts.asked), start,
     end: start.map((rva, i) => rva + length[i]!), offset: column('askedOffset', counts.asked), title,
-    aggregate: named('askedAggregate', counts.asked),
+    aggregate: named('askedAggregate', counts.asked), always: small('askedAlways', counts.asked, 2),
   }
   return {
     tool, image, programs, text, names, places, asked,

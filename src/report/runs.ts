@@ -1,10 +1,10 @@
 // How often blocks of the kernel's graph ran. In: the numbers of a report, the graph. Out: counts of those blocks of which an
-// instruction is counted. A derived count that came out below zero is none.
+// instruction is counted each time. A derived count that came out below zero is none.
 
 import type { KernelGraph } from '../cfg/graph.js'
 import { NONE } from '../image/rva.js'
 import type { PointKind } from '../probe/program.js'
-import { kindOf } from '../splice/manifest.js'
+import { countsAlways, kindOf } from '../splice/manifest.js'
 import type { ReportNumbers } from './numbers.js'
 
 /** Points whose count is how often one instruction ran. */
@@ -21,7 +21,7 @@ export const blockRuns = ({ manifest, served, counts }: ReportNumbers, { index, 
   const ran = new Map<number, bigint>()
   served.forEach((p, row) => {
     const rva = manifest.points.rva[p]!
-    const insn = rva === NONE || !OF_INSTRUCTIONS.has(kindOf(manifest, p)) ? NONE : index.at(rva)
+    const insn = rva === NONE || !OF_INSTRUCTIONS.has(kindOf(manifest, p)) || !countsAlways(manifest, p) ? NONE : index.at(rva)
     if (insn !== NONE) atLeast(ran, blockOf[insn]!, counts[row]! < 0n ? 0n : counts[row]!)
   })
   return ran

@@ -10,7 +10,7 @@ import { hex, NONE, toAddress, type Rva } from '../image/rva.js'
 import { indexOf } from '../image/search.js'
 import { livenessOf, type KernelLiveness } from '../liveness/live.js'
 import { Lister } from '../splice/describe.js'
-import { kindOf } from '../splice/manifest.js'
+import { countsAlways, kindOf } from '../splice/manifest.js'
 import type { PatchTables } from '../splice/tables.js'
 import { liveNames } from './function.js'
 import { heatOf, type Heat } from './heat.js'
@@ -58,7 +58,7 @@ export const functionViews = (numbers: ReportNumbers, live: KernelLiveness, tabl
   const total: bigint[] = Array.from({ length: functions.count }, () => 0n)
   served.forEach((p, row) => {
     const [kind, rva, count] = [kindOf(manifest, p), points.rva[p]!, counts[row]!]
-    if (rva === NONE) return
+    if (rva === NONE || !countsAlways(manifest, p)) return
     if (kind === 'edge') edgeCount.set(`${rva} ${points.to[p]!}`, count)
     if (kind !== 'block' && kind !== 'edge') return
     // The function that was asked for: its parts that lie elsewhere are its own.

@@ -171,14 +171,16 @@ const askedTable = ({ functions }: Image, asked: PointTable['asked'], names: Nam
   const table = {
     kind: new Uint8Array(count), name: new Uint32Array(count), start: new Uint32Array(count), end: new Uint32Array(count),
     offset: new Uint32Array(count), title: new Uint32Array(count), aggregate: new Uint32Array(count),
+    always: new Uint8Array(count),
   }
-  asked.forEach(({ name, kind, fn, functionName, offset, aggregate }, a) => {
+  asked.forEach(({ name, kind, fn, functionName, offset, aggregate, program }, a) => {
     table.kind[a] = KINDS.indexOf(kind)
     table.name[a] = names.add(functionName)
     table.start[a] = fn === NONE ? NONE : functions.start[fn]!
     table.end[a] = fn === NONE ? NONE : functions.end[fn]!
     table.offset[a] = kind === 'insn' ? offset : 0
     table.aggregate[a] = names.add(aggregate)
+    table.always[a] = program < 0 ? 1 : 0
     if (name !== `${kind}:${functionName}${kind === 'insn' ? `+${hex(offset)}` : ''}`) table.title[a] = 1 + names.add(name)
   })
   return table

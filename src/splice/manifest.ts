@@ -62,6 +62,7 @@ export interface AskedTable {
   readonly offset: Uint32Array //    asked -> of an instruction, else 0
   readonly title: Uint32Array //     asked -> 0, or 1 + name of what it is called where that does not follow from the others
   readonly aggregate: Uint32Array // asked -> name of the aggregate: '' is @
+  readonly always: Uint8Array //     asked -> 1, or 0 where a program decides whether it counts
 }
 
 export type ManifestPoints = Omit<PointTable, 'asked'>
@@ -112,6 +113,9 @@ export const nearestName = (manifest: Manifest, p: number): string => {
 export const kindOf = ({ asked, points }: Manifest, p: number): PointKind => KINDS[asked.kind[points.of[p]!]!]!
 
 export const aggregateOf = ({ asked, points, names }: Manifest, p: number): string => names[asked.aggregate[points.of[p]!]!]!
+
+/** Whether a point's count is how often control came there. */
+export const countsAlways = ({ asked, points }: Manifest, p: number): boolean => asked.always[points.of[p]!] === 1
 
 /** Where a point is counted, or what place a derived count is of. */
 export const pointPlace = ({ points, slotSite }: Manifest, siteRva: Uint32Array, p: number): Rva =>

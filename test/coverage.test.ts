@@ -1,0 +1,36 @@
+// Line coverage knows which counts say how often control came by: those that a program decides about say nothing of lines. (What
+// coverage says of a kernel at work, a guest's kprobes judge: test/guest/coverage.test.ts.)
+
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { readBundle } from '../src/bundle/bundle.js'
+import { drawnDump } from './dumpfile.js'
+import { kernel, keygen, mustKerninst, plan } from './guest/artefacts.js'
+import { lottery, seed, seedNote } from './lottery.js'
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-coverage-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+const target = kernel('6.1-cloud')
+const key = keygen(scratch, 'trusted')
+
+t.test('counts that are not of lines', (t) => {
+  t.comment(seedNote)
+  const [bundle, dump] = [join(scratch, 'bundle'), join(scratch, 'dump')]
+  plan(target, [
+    'block:vfs_read { @ = count(); @sizes = hist(reg("rdx")) }', // always counts, whatever else it does
+    'block:vfs_write /cpu == 0/ { @ = count() }',
+    'block:vfs_readv { if (cpu == 0) { @ = count() } }',
+  ], key, bundle)
+  writeFileSync(dump, drawnDump(readBundle(readFileSync(bundle)), 2, lottery(seed)))
+  const report = (format: string): string => mustKerninst('report', dump, '--bundle', bundle, '--format', format, '--vmlinux', target.vmlinux)
+  const functions = [...report('lcov').matchAll(/^FN:[0-9]+,(.*)$/gm)].map(([, name]) => name)
+  t.same(functions, ['vfs_read'])
+  t.match(report('csv'), /^block:vfs_write\+0x/m, 'though they are counted')
+  t.match(report('csv'), /^block:vfs_readv\+0x/m)
+  const page = report('html')
+  t.match(page, /aria-label="Picture of vfs_read"/)
+  t.notMatch(page, /aria-label="Picture of vfs_(write|readv)"/, 'nor is there heat of them')
+  t.end()
+})
