@@ -13,7 +13,7 @@ import { runsOf } from './dump/fleet.js'
 import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import { analyzeImage, callsSeen, coverLines, functionsNamed, openGround, planBundle, viewFunctions, type PlanResult } from './pipeline.js'
+import { analyzeImage, callsSeen, coverLines, functionsNamed, openGround, planBundle, lookInside, type PlanResult } from './pipeline.js'
 import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
@@ -30,6 +30,7 @@ import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
 import { reportFolded, reportSpeedscope } from './report/stacks.js'
 import { reportText, textOptions, type TextOptions } from './report/text.js'
+import type { Inside } from './report/views.js'
 import { SPAN_BITS } from './splice/frames.js'
 import { pointsWhere, refusalText, summarize, type Summary } from './splice/manifest.js'
 
@@ -230,17 +231,17 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     clearStage()
     return options.format === 'folded' ? reportFolded(calls, image.functions) : reportSpeedscope(calls, image.functions, `calls on ${numbers.host}`)
   }
-  const html = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
-    if (options.vmlinux === undefined) return reportHtml(numbers)
-    const views = await viewFunctions(numbers, onlyBundle(options).decoded.tables, options.vmlinux, showStage)
+  const withInside = (make: (numbers: ReportNumbers, inside?: Inside) => Iterable<string>) => async (numbers: ReportNumbers): Promise<Iterable<string>> => {
+    if (options.vmlinux === undefined) return make(numbers)
+    const inside = await lookInside(numbers, onlyBundle(options).decoded.tables, options.vmlinux, showStage)
     clearStage()
-    return reportHtml(numbers, views)
+    return make(numbers, inside)
   }
   const render: Record<string, (numbers: ReportNumbers) => Iterable<string> | Promise<Iterable<string>>> = {
     text: (numbers) => reportText(numbers, text),
-    json: reportJson,
+    json: withInside(reportJson),
     csv: reportCsv,
-    html,
+    html: withInside(reportHtml),
     markdown: reportMarkdown,
     lcov,
     folded: stacks,
@@ -368,7 +369,7 @@ program
   .option('--diff', 'compare two dumps: what rose, fell, appeared; of two bundles, with --bundle twice')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
   .option('--format <format>', 'text, json, csv, markdown, html (one page), lcov (line coverage), folded or speedscope (calls)', 'text')
-  .option('--vmlinux <image>', 'the image that was planned for: for html, to show functions in full; for calls; for lcov, with debug information')
+  .option('--vmlinux <image>', 'the image that was planned for: for html and json, to show functions in full; for calls; for lcov, with debug information')
   .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')
   .option('-o, --output <file>', 'write there, not to stdout')
   .action(report)

@@ -26,7 +26,7 @@ import { analyze, type Analysis } from './report/analysis.js'
 import { callGraphOf, type CallGraph } from './report/callgraph.js'
 import { coverageOf, type FileCoverage } from './report/coverage.js'
 import type { ReportNumbers } from './report/numbers.js'
-import { functionViews, type FunctionView } from './report/views.js'
+import { functionViews, type Inside } from './report/views.js'
 import { EXIT, KerninstError } from './error.js'
 
 export interface PlanRequest {
@@ -166,16 +166,18 @@ const imageOf = (numbers: ReportNumbers, path: string): Image => {
   throw new KerninstError(EXIT.mismatch, `${path} is another kernel: its build id is ${buildId}, that of the dump is ${numbers.buildId}`)
 }
 
-/** The functions of a report that ran most, in full; with source lines where the image has them. */
-export const viewFunctions = async (
+/** The functions of a report that ran most, in full, with source lines where the image has them; and who called whom. */
+export const lookInside = async (
   numbers: ReportNumbers, tables: PatchTables, path: string, progress: (stage: string) => void,
-): Promise<FunctionView[]> => {
+): Promise<Inside> => {
   const { stage } = stopwatch(progress)
   const image = await stage('image', () => imageOf(numbers, path))
   const lines = await stage('source lines', () => (hasLines(path) ? readLines(path, image.base, image.imageBytes) : undefined))
   const graph = await stage('control flow', () => buildGraph(image))
   const live = await stage('liveness', () => solveLiveness(graph))
-  return stage('functions', () => functionViews(numbers, live, tables, lines))
+  return stage('functions', () => ({
+    views: functionViews(numbers, live, tables, lines), calls: callGraphOf(numbers, graph), nameOf: (fn) => image.functions.nameOf(fn),
+  }))
 }
 
 /** Who called whom, of a report. */

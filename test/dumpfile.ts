@@ -41,3 +41,25 @@ export const drawnDump = ({ manifest, payloadSha256, decoded: { target, tables }
   }
   return bytes
 }
+
+/**
+ * Dumps of one run, each of which holds what the one before did and what drawnDump drew since.
+ * @param ends for how many seconds each of them counted
+ */
+export const drawnRun = (bundle: Bundle, cpus: number, random: Lottery, ends: readonly number[]): Buffer[] => {
+  const sums = new Map<number, bigint>() // where in the heap -> what is there
+  return ends.map((end) => {
+    const bytes = drawnDump(bundle, cpus, random)
+    const until = APPLIED_NS + BigInt(end) * 1_000_000_000n
+    bytes.writeBigUInt64LE(until, DUMP.dumpedNs)
+    const heap = bytes.subarray(SIZE.dump)
+    heap.writeUInt32LE(HEAP_STATE.applied, HEAP.state)
+    heap.writeBigUInt64LE(0n, HEAP.removedNs)
+    heap.writeBigUInt64LE(until, HEAP.snapshotNs)
+    for (let at = PAGE; at < heap.length; at += 8) {
+      sums.set(at, (sums.get(at) ?? 0n) + heap.readBigUInt64LE(at))
+      heap.writeBigUInt64LE(sums.get(at)!, at)
+    }
+    return bytes
+  })
+}

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { readBundle } from '../src/bundle/bundle.js'
 import { DUMP, HEAP, SIZE } from '../src/bundle/layout.js'
-import { drawnDump } from './dumpfile.js'
+import { drawnDump, drawnRun } from './dumpfile.js'
 import { ROOT, kernel, keygen, mustKerninst, plan } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
 
@@ -109,30 +109,18 @@ t.test('one run at several times', (t) => {
   // Five dumps of a run: counters only grow, and are zeroed before the fourth.
   const SECOND = 1_000_000_000n
   const bundle = readBundle(readFileSync(BUNDLE))
-  const { slotCount } = bundle.decoded.tables
-  const [cpus, ends, reset] = [3, [2n, 3n, 7n, 12n, 13n], 10n] as const
-  const random = lottery(seed + 7)
-  const values = new Map<number, bigint>() // where in the heap -> what is there
-  const grown = ends.map((end, i) => made(`run${i}`, BUNDLE, cpus, 'host', 1, (heap, bytes) => {
-    const applied = heap.readBigUInt64LE(HEAP.appliedNs)
-    heap.writeUInt32LE(1, HEAP.state)
-    heap.writeBigUInt64LE(0n, HEAP.removedNs)
-    heap.writeBigUInt64LE(applied + end * SECOND, HEAP.snapshotNs)
-    bytes.writeBigUInt64LE(applied + end * SECOND + 5n, DUMP.dumpedNs)
-    if (i === 3) values.clear()
+  const [cpus, ends, reset] = [3, [2, 3, 7, 12, 13], 10n] as const
+  const runs = [drawnRun(bundle, cpus, lottery(seed + 7), ends.slice(0, 3)), drawnRun(bundle, cpus, lottery(seed + 8), ends.slice(3))]
+  const grown = runs.flat().map((bytes, i): Made => {
+    const heap = bytes.subarray(SIZE.dump)
     if (i >= 3) {
       heap.writeUInt32LE(1, HEAP.resets)
-      heap.writeBigUInt64LE(applied + reset * SECOND, HEAP.resetNs)
+      heap.writeBigUInt64LE(heap.readBigUInt64LE(HEAP.appliedNs) + reset * SECOND, HEAP.resetNs)
     }
-    const stride = (heap.length - PAGE) / cpus
-    for (let cpu = 0; cpu < cpus; cpu++) {
-      for (let slot = 0; slot < slotCount; slot++) {
-        const at = PAGE + cpu * stride + 8 * slot
-        values.set(at, (values.get(at) ?? 0n) + BigInt(random(4) === 0 ? random(1000) : 0))
-        heap.writeBigUInt64LE(values.get(at)!, at)
-      }
-    }
-  }))
+    const path = join(scratch, `run${i}.dump`)
+    writeFileSync(path, bytes)
+    return { path, bytes }
+  })
   const paths = [3, 0, 4, 2, 1].map((i) => grown[i]!.path) // in any order
   const all = report(...paths)
   const alone = grown.map(({ path }) => report(path))

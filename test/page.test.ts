@@ -15,7 +15,7 @@ import { readBundle, writeBundle } from '../src/bundle/bundle.js'
 import { readDump } from '../src/dump/dump.js'
 import { reportHtml } from '../src/report/page.js'
 import { reportNumbers } from '../src/report/numbers.js'
-import { drawnDump } from './dumpfile.js'
+import { drawnDump, drawnRun } from './dumpfile.js'
 import { kernel, keygen, mustKerninst, plan } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
 import { sampleManifest, sampleTables, sampleTarget } from './sample.js'
@@ -128,6 +128,32 @@ t.test('in a browser', { timeout: 0 }, async (t) => {
       await page.keyboard.press('Enter')
       t.match(page.url(), /#f0-0$/, 'by keyboard')
       t.same(await findings(page), [], 'axe, everything unfolded')
+    })
+
+    // A run with several dumps, of which two spans added up times; and who called whom.
+    const run = join(scratch, 'run.bundle')
+    plan(target, ['block:vfs_read, block:vfs_write, block:rw_verify_area { @ = count() } span:vfs_read { @read = avg(elapsed); @sizes = hist(arg2) } ' +
+      'span:vfs_write { @write[cpu] = sum(oncpu) }'], key, run)
+    const dumps = drawnRun(readBundle(readFileSync(run)), 4, lottery(seed), Array.from({ length: 30 }, (_, i) => 5 * (i + 1))).map((bytes, i) => {
+      const path = join(scratch, `run${i}.dump`)
+      writeFileSync(path, bytes)
+      return path
+    })
+    const time = join(scratch, 'run.html')
+    mustKerninst('report', ...dumps, '--bundle', run, '--format', 'html', '-o', time, '--vmlinux', target.vmlinux)
+    await opened(t, browser, time, async (page) => {
+      const parts = await page.$$eval('nav a', (all) => all.map(({ textContent }) => textContent))
+      t.same(parts.filter((title) => title !== 'Counts that do not balance'), // which counts drawn by lot may or may not do
+        ['Counts', 'Over time', 'Functions', 'Inside functions', 'Calls', 'Times', 'Collected values', 'Programs'])
+      t.same(await column(page, 'time-table', 2), Array.from({ length: 30 }, () => '5.0 s'), 'an interval for each dump')
+      t.equal(await page.$$eval('#points tbody tr:not(:has(svg.line path))', (rows) => rows.length), 0, 'each point has a picture over time')
+      t.ok(await page.$$eval('#collected ~ .scroll svg.line', (all) => all.length) as number > 5, 'and each bucket')
+      const times = await column(page, 'times-table', 3)
+      t.same([...times].sort(), ['@read', ...[0, 1, 2, 3].map((cpu) => `@write, CPU ${cpu}`)])
+      t.ok((await column(page, 'calls-table', 4)).includes('rw_verify_area'))
+      t.match(await page.$eval('header', (all) => all.textContent ?? ''), /signed ?in the name of CN=.*, serial number [0-9a-f]{40} /)
+      await page.$$eval('details', (all) => { for (const one of all) one.setAttribute('open', '') })
+      t.same(await findings(page), [], 'axe, over time')
     })
 
     const evil = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"\'&<!--'

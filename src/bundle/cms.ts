@@ -9,7 +9,7 @@ import { sign, verify } from 'node:crypto'
 import type { KeyObject } from 'node:crypto'
 import { EXIT, KerninstError } from '../error.js'
 import type { Certificate } from './certificate.js'
-import { TAG, der, integer, oid, sequence } from './der.js'
+import { TAG, children, contents, der, integer, oid, readNode, sequence, whole, type DerNode } from './der.js'
 
 const OID = {
   data: '1.2.840.113549.1.7.1',
@@ -67,5 +67,38 @@ export const verifyCms = (cms: Uint8Array, payload: Uint8Array, certificate: Cer
   }
   if (!verify('sha256', payload, certificate.publicKey, signature)) {
     throw new KerninstError(EXIT.refused, 'the signature does not fit the payload: one of them was altered')
+  }
+}
+
+/** Attributes of names, as people abbreviate them (RFC 4514). */
+const ATTRIBUTES: readonly (readonly [oid: string, short: string])[] = [
+  ['2.5.4.3', 'CN'], ['2.5.4.6', 'C'], ['2.5.4.7', 'L'], ['2.5.4.8', 'ST'], ['2.5.4.10', 'O'], ['2.5.4.11', 'OU'],
+  ['1.2.840.113549.1.9.1', 'emailAddress'],
+]
+
+/** A Name: 'CN=Alice, O=Example'. */
+const nameText = (name: DerNode, what: string): string => children(name, what).flatMap((set) => children(set, what)).map((pair) => {
+  const [type, value] = children(pair, what)
+  if (type === undefined || value === undefined) throw new KerninstError(EXIT.data, `${what}: a name without a value`)
+  const short = ATTRIBUTES.find(([id]) => Buffer.compare(whole(type), oid(id)) === 0)?.[1] ?? 'other'
+  return `${short}=${Buffer.from(contents(value)).toString('utf8')}`
+}).join(', ')
+
+/**
+ * In whose name a signature is, as it says itself: that nobody has checked.
+ * @returns issuer and serial number of the certificate; undefined where it is none that signCms writes
+ */
+export const signerOf = (cms: Uint8Array): string | undefined => {
+  const what = 'signature'
+  const inside = (node: DerNode | undefined): DerNode[] => (node === undefined ? [] : children(node, what))
+  try {
+    const signedData = inside(inside(readNode(cms, 0, cms.length, what))[1])[0]
+    const [, name] = inside(inside(inside(signedData).at(-1))[0])
+    const [issuer, serial] = inside(name)
+    if (issuer === undefined || serial === undefined) return undefined
+    return `${nameText(issuer, what)}, serial number ${Buffer.from(contents(serial)).toString('hex')}`
+  } catch (error) {
+    if (error instanceof KerninstError) return undefined
+    throw error
   }
 }

@@ -1,13 +1,16 @@
 // The report as JSON, schema kerninst.report/1: scripts depend on its names, which only ever gain company. In: the
 // numbers. Out: one JSON text, in pieces. Invariant: 64-bit values are decimal strings, since JSON numbers lose their
 // last digits; points are in the plan's order. Of several hosts, perHost stands in place of perCpu, in the order of hosts. Of several
-// dumps of one run, intervals are the stretches between them, and overTime has what was counted in each. Of a memory image dumpedNs is
+// dumps of one run, intervals are the stretches between them, and overTime has what was counted in each. Where the image is given,
+// functions has the control flow of those that ran most: edges and loops name blocks by their place in the list, and what is not known
+// is null; calls and entered say who called whom, and how often functions were entered otherwise. Of a memory image dumpedNs is
 // "0", host is "" where it does not say, and release then comes from the bundle; state is "applying" where the machine died in apply.
 
 import type { AggregateNumbers } from './aggregates.js'
 import type { HostNumbers, PartNumbers, PointNumbers, ReportNumbers } from './numbers.js'
 import { jsonList, jsonText } from './printable.js'
 import type { Interval } from './series.js'
+import type { FunctionView, Inside } from './views.js'
 
 const counts = ({ count, perColumn }: PartNumbers, by: ReportNumbers['by']): object => ({
   count: count.toString(),
@@ -54,12 +57,29 @@ function* pointsJson(numbers: ReportNumbers): Generator<object, void> {
   for (const point of numbers.points()) yield pointJson(point, numbers.by, numbers.series?.counts(row++))
 }
 
-export function* reportJson(numbers: ReportNumbers): Generator<string, void> {
+const functionJson = ({ name, graph, blocks, heat }: FunctionView): object => ({
+  name,
+  blocks: blocks.map((block, b) => ({ at: block.name, count: text(heat.blocks[b]) })),
+  edges: blocks.flatMap((_, b) => Array.from(graph.succ.subarray(graph.succStart[b], graph.succStart[b + 1]), (to, i) => (
+    { from: b, to, count: text(heat.edges[graph.succStart[b]! + i]) }))),
+  loops: heat.loops.map(({ head, entered, trips }) => ({ head, entered: text(entered), trips: trips ?? null })),
+})
+
+const insideJson = ({ views, calls: { calls, entered }, nameOf }: Inside): string => `,${jsonText({
+  functions: views.map(functionJson),
+  calls: calls.map(({ caller, callee, count }) => ({ caller: nameOf(caller), callee: nameOf(callee), count: count.toString() })),
+  entered: [...entered].map(([fn, count]) => ({ callee: nameOf(fn), count: count.toString() })),
+}).slice(1, -1)}`
+
+/** @param inside what is known from the image of the functions that ran */
+export function* reportJson(numbers: ReportNumbers, inside?: Inside): Generator<string, void> {
   const head = {
     schema: 'kerninst.report/1',
     host: numbers.host,
     release: numbers.release,
     buildId: numbers.buildId,
+    payloadSha256: numbers.payloadSha256,
+    signer: numbers.signer ?? null,
     state: numbers.state,
     dumpedNs: numbers.dumpedNs.toString(),
     appliedNs: numbers.appliedNs.toString(),
@@ -76,5 +96,6 @@ export function* reportJson(numbers: ReportNumbers): Generator<string, void> {
   yield `,"missed":"${numbers.missed}"`
   yield ',"refusals":'
   yield* jsonList(numbers.refusals())
+  if (inside !== undefined) yield insideJson(inside)
   yield '}\n'
 }

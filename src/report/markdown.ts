@@ -6,7 +6,7 @@ import type { ReportNumbers } from './numbers.js'
 import { byCount, ended } from './order.js'
 import { duration, grouped, printable, spark, wallTime } from './printable.js'
 import { ratesOf } from './series.js'
-import { boundsText, boundText, figuresOf, valueText } from './values.js'
+import { boundsText, boundText, figuresOf, keyName, valueText } from './values.js'
 
 const SHOWN = 100
 const MOST_STEPS = 24 // of a picture over time
@@ -35,7 +35,7 @@ const aggregate = (one: AggregateNumbers): string => {
   const { name, kind, unit, keyKind, keys } = one
   const [text, bounds] = [valueText(unit), boundText(one)]
   const parts = keys.map((each) => {
-    const key = keyKind === 'none' ? '' : keyKind === 'cpu' ? `CPU ${each.key}: ` : `key ${each.key}: `
+    const key = keyKind === 'none' ? '' : `${keyName(keyKind, each.key)}: `
     const buckets = each.buckets === undefined ? ''
       : `\n${table(['values', 'how many'], 0, each.buckets.map((bucket) => [boundsText(bucket, bounds), grouped(bucket.count)]))}`
     return `${key}${figures(each, text)}\n${buckets}`
@@ -49,7 +49,7 @@ export function* reportMarkdown(numbers: ReportNumbers): Generator<string, void>
   for (const host of hosts) {
     yield `- ${code(host.name) || 'unknown'}: ${code(host.release)}, ${host.cpuCount} CPUs, applied ${wallTime(host.appliedNs)}, counted ${ended(host)}, stopped ${duration(host.stopNs)} at most\n`
   }
-  yield `- build id ${numbers.buildId}, ${numbers.siteCount} sites\n`
+  yield `- build id ${numbers.buildId}, ${numbers.siteCount} sites, ${numbers.signer === undefined ? 'not signed' : `signed in the name of ${code(numbers.signer)}`}\n`
   if (counts.length > 0) {
     const order = byCount(counts).slice(0, SHOWN)
     const { series } = numbers

@@ -7,6 +7,7 @@
 // the report names. Left out: how it looks (text.ts, json.ts, csv.ts), and the order, which is the plan's.
 
 import type { Bundle } from '../bundle/bundle.js'
+import { signerOf } from '../bundle/cms.js'
 import type { Dump } from '../dump/dump.js'
 import type { Run } from '../dump/fleet.js'
 import { EXIT, KerninstError } from '../error.js'
@@ -55,6 +56,8 @@ export interface ReportNumbers extends Omit<HostNumbers, 'name'> {
   readonly host: string
   readonly buildId: string
   readonly payloadSha256: string
+  /** In whose name the bundle is signed, as it says itself; undefined: it is not signed. */
+  readonly signer: string | undefined
   readonly slide: bigint
   readonly siteCount: number
   /** What columns are, and their titles. */
@@ -79,6 +82,10 @@ export interface ReportNumbers extends Omit<HostNumbers, 'name'> {
 }
 
 const hexOf = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
+
+/** In whose name a bundle is signed. */
+export const signerText = ({ signature }: Bundle): string | undefined =>
+  signature.length === 0 ? undefined : signerOf(signature) ?? 'a name that cannot be read'
 
 const mustFit = ({ manifest, payloadSha256, decoded: { tables } }: Bundle, dump: Dump): void => {
   const [bundleDigest, dumpDigest] = [hexOf(payloadSha256), hexOf(dump.payloadSha256)]
@@ -160,7 +167,7 @@ export const reportNumbers = (bundle: Bundle, source: Dump | readonly Run[]): Re
   const { buildId, slide, siteCount } = dump
   const { name, ...facts } = hosts[0]!
   return {
-    ...facts, host: name, cpuCount: cpus.length, buildId, payloadSha256: hexOf(dump.payloadSha256), slide, siteCount,
+    ...facts, host: name, cpuCount: cpus.length, buildId, payloadSha256: hexOf(dump.payloadSha256), signer: signerText(bundle), slide, siteCount,
     by, columns: by === 'host' ? hosts.map((one) => one.name) : cpus.map(({ number }) => `cpu${number}`), hosts, manifest,
     summary: summarize(manifest),
     served,

@@ -9,6 +9,9 @@ import { EXIT, KerninstError } from '../error.js'
 import type { AggregateNumbers, Bucket, Counters } from './aggregates.js'
 import { sinceNs, untilNs } from './order.js'
 
+/** Steps of a picture over time, of which more are taken together. */
+export const MOST_STEPS = 60
+
 export interface Interval {
   readonly fromNs: bigint
   readonly toNs: bigint

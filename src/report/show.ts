@@ -9,6 +9,7 @@ import {
   placeName, pointText, pointsWhere, refusalText, summarize, type ManifestAggregate, type ManifestPoint, type ManifestRefusal,
   type ManifestSite,
 } from '../splice/manifest.js'
+import { signerText } from './numbers.js'
 import { jsonList, jsonText, printable } from './printable.js'
 
 const sizes = ({ payload, decoded }: Bundle) => ({
@@ -87,7 +88,8 @@ const siteLines = (site: ManifestSite, index: number): string[] => [
 ]
 
 function* textLines(bundle: Bundle): Generator<string, void> {
-  const { manifest, signature } = bundle
+  const { manifest } = bundle
+  const signer = signerText(bundle)
   const { image, tool, text } = manifest
   const { bytes, codeBytes, fixups, forms, frameWords, sites, slots } = sizes(bundle)
   const { points, served } = summarize(manifest)
@@ -101,7 +103,7 @@ function* textLines(bundle: Bundle): Generator<string, void> {
     `planned   by ${tool.name} ${printable(tool.version)}`,
     `payload   ${bytes} bytes: ${sites} sites, ${slots} slots, ${frameWords > 0 ? `${frameWords} frame words, ` : ''}${codeBytes} bytes of code, ` +
       `${fixups} fixups, ${forms} forms`,
-    `signed    ${signature.length > 0 ? 'yes (kerninst verify says by whom)' : 'no'}`,
+    `signed    ${signer === undefined ? 'no' : `in the name of ${printable(signer)} (kerninst verify checks it)`}`,
     ...manifest.programs.map((program) => `program   ${printable(program)}`),
     '',
     `points (${served})`,

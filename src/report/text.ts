@@ -141,12 +141,13 @@ const outlierLines = (numbers: ReportNumbers, indented: (indent: string, text: s
 
 const header = (numbers: ReportNumbers): string[] => {
   if (numbers.by === 'host') return hostsHeader(numbers)
-  const { state, appliedNs, removedNs, resetNs, dumpedNs, series } = numbers
+  const { state, appliedNs, removedNs, resetNs, dumpedNs, signer, series } = numbers
   const then = state === 'applied' ? 'still applied' : `removed ${wallTime(removedNs)}`
   return [
     `host     ${printable(numbers.host) || 'unknown'}`,
     `kernel   ${printable(numbers.release) || 'unknown'}`,
     `build    ${numbers.buildId}`,
+    `signed   ${signer === undefined ? 'no' : `in the name of ${printable(signer)}`}`,
     `applied  ${state === 'applying' ? 'not wholly: the machine died meanwhile' : `${wallTime(appliedNs)}, ${then}`}`,
     ...(resetNs > 0n ? [`zeroed   ${wallTime(resetNs)}`] : []),
     `dumped   ${dumpedNs === 0n ? 'in a memory image, at an unknown time' : wallTime(dumpedNs)}`,

@@ -1,6 +1,6 @@
 // Collected values as people read them: plain numbers, powers of two, ticks, times.
 
-import type { Unit } from '../probe/aggregates.js'
+import type { KeyKind, Unit } from '../probe/aggregates.js'
 import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
 import { duration, grouped } from './printable.js'
 
@@ -26,6 +26,9 @@ export const valueText = (unit: Unit): ((value: bigint) => string) => {
 /** How the bounds of an aggregate's buckets are written. */
 export const boundText = ({ unit, kind }: Pick<AggregateNumbers, 'unit' | 'kind'>): ((value: bigint) => string) =>
   unit === 'number' && kind === 'hist' ? binary : valueText(unit)
+
+/** 'CPU 3', 'key 7', or '' where there is no key. */
+export const keyName = (kind: KeyKind, key: number): string => (kind === 'none' ? '' : kind === 'cpu' ? `CPU ${key}` : `key ${key}`)
 
 /** What a key holds but for how many values and its buckets. */
 export const figuresOf = ({ count, sum, min, max }: KeyNumbers): { readonly title: string; readonly value: bigint }[] => {

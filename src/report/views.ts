@@ -12,6 +12,7 @@ import { livenessOf, type KernelLiveness } from '../liveness/live.js'
 import { Lister } from '../splice/describe.js'
 import { countsAlways, kindOf } from '../splice/manifest.js'
 import type { PatchTables } from '../splice/tables.js'
+import type { CallGraph } from './callgraph.js'
 import { liveNames } from './function.js'
 import { heatOf, type Heat } from './heat.js'
 import type { ReportNumbers } from './numbers.js'
@@ -37,6 +38,13 @@ export interface FunctionView {
   readonly graph: FunctionGraph
   readonly blocks: readonly BlockView[]
   readonly heat: Heat
+}
+
+/** What the image tells of the functions that ran. */
+export interface Inside {
+  readonly views: readonly FunctionView[]
+  readonly calls: CallGraph
+  readonly nameOf: (fn: number) => string
 }
 
 /** So many functions are shown in full, and so many instructions of one. */
