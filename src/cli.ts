@@ -18,6 +18,7 @@ import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
 import { diffNumbers } from './report/diff.js'
+import { diffHtml } from './report/diffpage.js'
 import { diffJson, diffText } from './report/difftext.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
@@ -211,7 +212,8 @@ const compare = (paths: readonly string[], options: ReportOptions, text: TextOpt
   const diff = diffNumbers(before!, after!)
   if (format === 'text') return diffText(diff, text)
   if (format === 'json') return diffJson(diff)
-  throw new KerninstError(EXIT.usage, `--diff has no format '${printable(format)}': there are text, json`)
+  if (format === 'html') return diffHtml(diff)
+  throw new KerninstError(EXIT.usage, `--diff has no format '${printable(format)}': there are text, json, html`)
 }
 
 const report = async (paths: readonly string[], options: ReportOptions): Promise<void> => {

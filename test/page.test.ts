@@ -156,6 +156,20 @@ t.test('in a browser', { timeout: 0 }, async (t) => {
       t.same(await findings(page), [], 'axe, over time')
     })
 
+    // Two runs compared.
+    const changes = join(scratch, 'diff.html')
+    mustKerninst('report', '--diff', dumps[3]!, join(scratch, 'some.dump'), '--bundle', run, '--bundle', join(scratch, 'some.bundle'), '--format', 'html', '-o', changes)
+    await opened(t, browser, changes, async (page) => {
+      t.equal(await page.title(), 'kerninst: what changed')
+      const kinds = await column(page, 'changes-table', 5)
+      t.ok(['rose', 'fell', 'only before', 'only after'].every((kind) => kinds.some((one) => one.startsWith(kind))), 'every kind of change')
+      await page.focus('#changes-table th:nth-child(4) button')
+      await page.keyboard.press('Enter')
+      const differences = await page.$$eval('#changes-table tbody td:nth-child(4)', (cells) => cells.map((cell) => Number(cell.getAttribute('data-v'))))
+      t.ok(differences.length > 20 && differences.every((value, i) => i === 0 || value <= differences[i - 1]!), 'what rose most first')
+      t.same(await findings(page), [], 'axe, compared')
+    })
+
     const evil = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"\'&<!--'
     const sample = sampleManifest()
     const manifest = {

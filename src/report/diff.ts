@@ -68,3 +68,7 @@ export const diffNumbers = (before: ReportNumbers, after: ReportNumbers): DiffNu
   const size = ({ rates: [a, b] }: DiffRow): number => Math.abs(b - a)
   return { before, after, seconds, rows: rows.sort((a, b) => size(b) - size(a)) }
 }
+
+/** How many times as much. */
+export const factorText = ({ change, rates: [before, after] }: DiffRow): string =>
+  change === 'same' || before <= 0 || after <= 0 ? change : `${change} ${(after > before ? after / before : before / after).toPrecision(3)}×`

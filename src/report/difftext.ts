@@ -1,15 +1,11 @@
 // A comparison for a terminal and for programs. In: what changed. Out: a table, or JSON (schema kerninst.diff/1).
 
-import { CHANGES, type DiffNumbers, type DiffRow } from './diff.js'
+import { CHANGES, factorText, type DiffNumbers } from './diff.js'
 import type { ReportNumbers } from './numbers.js'
 import { cut, grouped, jsonList, jsonText, printable, rateText, rowName, wallTime, wrapped } from './printable.js'
 import type { TextOptions } from './text.js'
 
 const SHOWN = 100
-
-/** How many times as much. */
-const factorText = ({ change, rates: [before, after] }: DiffRow): string =>
-  change === 'same' || before <= 0 || after <= 0 ? change : `${change} ${(after > before ? after / before : before / after).toPrecision(3)}×`
 
 const side = (title: string, { host, hosts, appliedNs }: ReportNumbers, seconds: number): string =>
   `${title.padEnd(8)}${hosts.length > 1 ? `${hosts.length} hosts` : printable(host) || 'unknown'}, ${wallTime(appliedNs)}, ${seconds.toFixed(1)} s`

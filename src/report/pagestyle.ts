@@ -44,6 +44,7 @@ th[aria-sort="descending"] button::after { content: " ↓" }
 th[aria-sort="ascending"] button::after { content: " ↑" }
 svg rect, svg.line path { fill: var(--bar) }
 svg.bar, svg.spread, svg.line { display: block }
+svg.bar + svg.bar { margin-top: 2px }
 svg.flow { display: block; margin: .5rem 0; font: 12px ui-monospace, "DejaVu Sans Mono", monospace }
 svg.flow text { fill: var(--ink) }
 svg.flow rect.block { stroke: var(--soft) }

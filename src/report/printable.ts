@@ -71,7 +71,7 @@ export const duration = (ns: bigint): string => {
 
 /** A rate with three digits that matter. */
 export const rateText = (rate: number): string =>
-  rate >= 1e6 ? `${(rate / 1e6).toPrecision(3)}M` : rate >= 1000 ? `${(rate / 1000).toPrecision(3)}k` : rate === 0 ? '0' : rate.toPrecision(3)
+  rate < 0 ? `-${rateText(-rate)}` : rate >= 1e6 ? `${(rate / 1e6).toPrecision(3)}M` : rate >= 1000 ? `${(rate / 1000).toPrecision(3)}k` : rate === 0 ? '0' : rate.toPrecision(3)
 
 const SPARKS = [...'▁▂▃▄▅▆▇█']
 
