@@ -144,6 +144,7 @@ const TOOLS = [
   ['busybox-static', () => onPath('busybox') && isStatic(onPath('busybox'))],
   ['bpftrace', () => onPath('bpftrace'), { purposes: ['test', 'bench'] }], // runs in guests, with its libraries
   ['chromium', () => onPath('chromium'), { purposes: ['test'] }], // opens the report's page
+  ['graphviz', () => onPath('dot'), { purposes: ['test'] }],
   ['lcov', () => onPath('genhtml'), { purposes: ['test'] }],
   ['sparse', () => onPath('sparse'), { purposes: ['test'] }],
   ['clang', () => onPath('clang'), { purposes: ['test'] }], // libFuzzer is a part of it

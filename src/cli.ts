@@ -13,13 +13,15 @@ import { runsOf } from './dump/fleet.js'
 import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import { analyzeImage, callsSeen, coverLines, functionsNamed, openGround, planBundle, lookInside, type PlanResult } from './pipeline.js'
+import { analyzeImage, callsSeen, countFunction, coverLines, functionsNamed, lookInside, openGround, planBundle, type PlanResult } from './pipeline.js'
 import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
 import { diffNumbers } from './report/diff.js'
 import { diffHtml } from './report/diffpage.js'
 import { diffJson, diffText } from './report/difftext.js'
+import { flowDot } from './report/dot.js'
+import { flowSvg } from './report/flowchart.js'
 import { disassembly, graphDot, graphJson, graphText } from './report/function.js'
 import { reportJson } from './report/json.js'
 import { reportLcov } from './report/lcov.js'
@@ -163,6 +165,7 @@ interface ReportOptions {
   bundle: string[]
   diff?: boolean
   vmlinux?: string
+  function?: string
   sources?: string
   vmcore?: string
   format: string
@@ -233,6 +236,12 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     clearStage()
     return options.format === 'folded' ? reportFolded(calls, image.functions) : reportSpeedscope(calls, image.functions, `calls on ${numbers.host}`)
   }
+  const picture = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
+    if (options.function === undefined) throw new KerninstError(EXIT.usage, `--format ${options.format} needs --function, the one to show`)
+    const fn = await countFunction(numbers, vmlinux(), options.function, showStage)
+    clearStage()
+    return [options.format === 'dot' ? flowDot(fn) : flowSvg(fn)]
+  }
   const withInside = (make: (numbers: ReportNumbers, inside?: Inside) => Iterable<string>) => async (numbers: ReportNumbers): Promise<Iterable<string>> => {
     if (options.vmlinux === undefined) return make(numbers)
     const inside = await lookInside(numbers, onlyBundle(options).decoded.tables, options.vmlinux, showStage)
@@ -248,6 +257,8 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     lcov,
     folded: stacks,
     speedscope: stacks,
+    dot: picture,
+    svg: picture,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
   if (chosen === undefined) {
@@ -370,8 +381,9 @@ program
   .requiredOption('--bundle <bundle>', 'the bundle that was applied', collect)
   .option('--diff', 'compare two dumps: what rose, fell, appeared; of two bundles, with --bundle twice')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
-  .option('--format <format>', 'text, json, csv, markdown, html (one page), lcov (line coverage), folded or speedscope (calls)', 'text')
-  .option('--vmlinux <image>', 'the image that was planned for: for html and json, to show functions in full; for calls; for lcov, with debug information')
+  .option('--format <format>', 'text, json, csv, markdown, html (one page), lcov (line coverage), folded or speedscope (calls), dot or svg (one function)', 'text')
+  .option('--vmlinux <image>', 'the image that was planned for: for html and json, to show functions in full; for calls, dot and svg; for lcov, with debug information')
+  .option('--function <name>', 'for dot and svg: the function whose control flow is shown, NAME or NAME@0xADDRESS')
   .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')
   .option('-o, --output <file>', 'write there, not to stdout')
   .action(report)

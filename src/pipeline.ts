@@ -8,7 +8,7 @@ import { buildGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
 import { loadImage, type Image, type ImageOptions } from './image/image.js'
 import { hasLines, readLines } from './image/lines.js'
-import { NONE } from './image/rva.js'
+import { NONE, toAddress } from './image/rva.js'
 import { checkClaims } from './liveness/check.js'
 import type { Verdict } from './liveness/claims.js'
 import { claimsOf, solveLiveness } from './liveness/live.js'
@@ -26,7 +26,7 @@ import { analyze, type Analysis } from './report/analysis.js'
 import { callGraphOf, type CallGraph } from './report/callgraph.js'
 import { coverageOf, type FileCoverage } from './report/coverage.js'
 import type { ReportNumbers } from './report/numbers.js'
-import { functionViews, type Inside } from './report/views.js'
+import { countedFunctions, functionViews, type CountedFunction, type Inside } from './report/views.js'
 import { EXIT, KerninstError } from './error.js'
 
 export interface PlanRequest {
@@ -180,6 +180,24 @@ export const lookInside = async (
   }))
 }
 
+/**
+ * The control flow of one function of a report.
+ * @param name NAME or NAME@0xADDRESS
+ * @throws KerninstError (65) where there is no such function, nothing of it is counted, or several of that name are
+ */
+export const countFunction = async (
+  numbers: ReportNumbers, path: string, name: string, progress: (stage: string) => void,
+): Promise<CountedFunction> => {
+  const { stage } = stopwatch(progress)
+  const image = await stage('image', () => imageOf(numbers, path))
+  const named = functionsNamed(image, [name])
+  const graph = await stage('control flow', () => buildGraph(image))
+  const [found, ...others] = await stage('function', () => countedFunctions(numbers, graph, named))
+  if (found === undefined) throw new KerninstError(EXIT.data, `no block of ${name} is counted: plan with block:${name}`)
+  if (others.length === 0) return found
+  throw new KerninstError(EXIT.data, `several functions ${name} are counted, say which: ${[found, ...others].map((each) => each.name).join(', ')}`)
+}
+
 /** Who called whom, of a report. */
 export const callsSeen = async (
   numbers: ReportNumbers, path: string, progress: (stage: string) => void,
@@ -201,6 +219,13 @@ export const coverLines = async (
   return stage('coverage', () => coverageOf(numbers, graph, lines))
 }
 
+/** Those that a name means; with its address one of several of that name, as in programs. */
+const functionsMeant = (image: Image, wanted: string): number[] => {
+  const [, name, address] = /^(.+)@(0x[0-9a-f]{1,16})$/.exec(wanted) ?? []
+  if (name === undefined) return image.functions.functionsNamed(wanted)
+  return image.functions.functionsNamed(name).filter((f) => toAddress(image.base, image.functions.start[f]!) === BigInt(address!))
+}
+
 /**
  * The functions of these names; all where none is given.
  * @throws KerninstError (65) where one does not exist
@@ -208,7 +233,7 @@ export const coverLines = async (
 export const functionsNamed = (image: Image, names: readonly string[]): number[] => {
   if (names.length === 0) return Array.from({ length: image.functions.count }, (_, f) => f)
   return names.flatMap((name) => {
-    const found = image.functions.functionsNamed(name)
+    const found = functionsMeant(image, name)
     if (found.length === 0) throw new KerninstError(EXIT.data, `${image.path} has no function '${name}'`)
     return found
   })

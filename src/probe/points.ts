@@ -41,7 +41,7 @@ const nearestName = (image: Image, name: string): string => {
 }
 
 /** The name by which a program can mean this function alone. */
-const uniqueName = (image: Image, f: number): string => {
+export const uniqueName = (image: Image, f: number): string => {
   const name = image.functions.nameOf(f)
   return image.functions.functionsNamed(name).length > 1 ? `${name}@${hex(toAddress(image.base, image.functions.start[f]!))}` : name
 }

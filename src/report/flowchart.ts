@@ -1,10 +1,12 @@
 // A function's control flow as a picture: blocks that are the darker the more often they ran, edges that are the thicker. In: a
-// view. Out: SVG; every block is a link to its instructions. @dagrejs/dagre says where things go.
+// function with counts. Out: SVG, as a part of the page, where every block is a link to its instructions, or as a file of its own,
+// with its own style and nothing to lead to. @dagrejs/dagre says where things go.
 
 import dagre from '@dagrejs/dagre'
-import type { FunctionView } from './views.js'
-import { el, type Markup } from './html.js'
-import { grouped } from './printable.js'
+import { EXIT, KerninstError } from '../error.js'
+import { countText, mostOf, warmth } from './heat.js'
+import { el, markup, verbatim, type Content, type Markup } from './html.js'
+import type { CountedFunction } from './views.js'
 
 /** More blocks than these make no picture that anybody reads. */
 export const MOST_DRAWN = 200
@@ -15,16 +17,27 @@ const HEIGHT = 38
 const MOST_OPACITY = 0.45
 const MOST_STROKE = 4
 
-/** 0 to 1, evenly by magnitude: what ran once is to be seen beside what ran a million times. */
-const warmth = (count: bigint | undefined, most: bigint): number =>
-  count === undefined || count <= 0n || most <= 0n ? 0 : (1 + Math.log2(Number(count))) / (1 + Math.log2(Number(most)))
-
-const countText = (count: bigint | undefined): string => (count === undefined ? '?' : grouped(count))
+/** Of a picture that is a file; in the page, the page's is for it. */
+const STYLE = `
+svg { font: 12px ui-monospace, "DejaVu Sans Mono", monospace }
+.paper { fill: #fdfdfb }
+text { fill: #1c1d21 }
+.block { fill: #2f6db5; stroke: #595c66 }
+.way { fill: none; stroke: #595c66 }
+.head { fill: #595c66 }
+.cold .way { stroke-dasharray: 3 3 }
+`
 
 const round = (value: number): string => value.toFixed(1)
 
-/** @param id begins the ids of its blocks' instructions */
-export const flowchart = ({ name, graph, blocks, heat }: FunctionView, id: string): Markup => {
+interface Drawing {
+  readonly width: number
+  readonly height: number
+  readonly edges: Content
+  readonly nodes: readonly Content[] // block -> what is drawn of it
+}
+
+const drawingOf = ({ graph, blocks, heat }: CountedFunction): Drawing => {
   const layout = new dagre.graphlib.Graph({ multigraph: true })
   layout.setGraph({ rankdir: 'TB', nodesep: 18, ranksep: 34, marginx: 8, marginy: 8 })
   layout.setDefaultEdgeLabel(() => ({}))
@@ -36,7 +49,7 @@ export const flowchart = ({ name, graph, blocks, heat }: FunctionView, id: strin
     for (let e = graph.succStart[b]!; e < graph.succStart[b + 1]!; e++) layout.setEdge(`${b}`, `${graph.succ[e]!}`, {}, `${e}`)
   }
   dagre.layout(layout)
-  const most = heat.blocks.reduce<bigint>((best, count) => (count !== undefined && count > best ? count : best), 0n)
+  const most = mostOf(heat)
   const { width = 0, height = 0 } = layout.graph() as { width?: number; height?: number }
   const edges = layout.edges().map((key: { readonly v: string; readonly w: string; readonly name?: string }) => {
     const e = Number(key.name)
@@ -56,16 +69,36 @@ export const flowchart = ({ name, graph, blocks, heat }: FunctionView, id: strin
   const nodes = blocks.map((block, b) => {
     const { x, y, width: wide } = layout.node(`${b}`) as { x: number; y: number; width: number }
     const count = heat.blocks[b]
-    return el('a', { href: `#${id}-${b}` },
+    return [
       el('rect', {
         class: 'block', x: round(x - wide / 2), y: round(y - HEIGHT / 2), width: round(wide), height: HEIGHT,
         'fill-opacity': (MOST_OPACITY * warmth(count, most)).toFixed(2),
       }),
       el('text', { x: round(x), y: round(y - 4), 'text-anchor': 'middle' }, block.name),
-      el('text', { x: round(x), y: round(y + 12), 'text-anchor': 'middle', class: 'count' }, countText(count)))
+      el('text', { x: round(x), y: round(y + 12), 'text-anchor': 'middle', class: 'count' }, countText(count)),
+    ]
   })
+  return { width: Math.ceil(width), height: Math.ceil(height), edges, nodes }
+}
+
+/** @param id begins the ids of its blocks' instructions */
+export const flowchart = (fn: CountedFunction, id: string): Markup => {
+  const { width, height, edges, nodes } = drawingOf(fn)
   return el('svg', {
-    class: 'flow', width: Math.ceil(width), height: Math.ceil(height), viewBox: `0 0 ${Math.ceil(width)} ${Math.ceil(height)}`, role: 'group',
-    'aria-label': `control flow of ${name}`,
-  }, edges, nodes)
+    class: 'flow', width, height, viewBox: `0 0 ${width} ${height}`, role: 'group', 'aria-label': `control flow of ${fn.name}`,
+  }, edges, nodes.map((node, b) => el('a', { href: `#${id}-${b}` }, node)))
+}
+
+/**
+ * The picture as a file.
+ * @throws KerninstError (65) where it would show too much to be drawn
+ */
+export const flowSvg = (fn: CountedFunction): string => {
+  if (fn.graph.blockCount > MOST_DRAWN) {
+    throw new KerninstError(EXIT.data, `${fn.name} has ${fn.graph.blockCount} blocks, more than the ${MOST_DRAWN} that a picture can show: --format dot has them all`)
+  }
+  const { width, height, edges, nodes } = drawingOf(fn)
+  return `${markup(el('svg', { xmlns: 'http://www.w3.org/2000/svg', width, height, viewBox: `0 0 ${width} ${height}`, role: 'img' },
+    el('title', {}, `control flow of ${fn.name}`), el('style', {}, verbatim(STYLE)), el('rect', { class: 'paper', width, height }),
+    edges, nodes.map((node) => el('g', {}, node))))}\n`
 }

@@ -13,6 +13,7 @@ import { REFUSALS } from '../splice/refusal.js'
 import { Draft, LEVEL } from '../splice/draft.js'
 import type { Ground, PlannedFunction } from '../splice/ground.js'
 import { TACTIC_NAMES } from '../splice/tactics.js'
+import { quoted } from './dot.js'
 import { printable } from './printable.js'
 
 const successors = (graph: FunctionGraph, block: number): Uint32Array =>
@@ -65,13 +66,11 @@ export const graphText = (image: Image, graph: FunctionGraph, liveness: Liveness
   return lines.join('\n') + '\n'
 }
 
-const quoted = (text: string): string => `"${printable(text).replace(/[\\"]/g, '\\$&')}"`
-
 /** A digraph for Graphviz. */
 export const graphDot = (image: Image, graph: FunctionGraph): string => {
   const lines = [`digraph ${quoted(graph.name)} {`, '  node [shape=box, fontname="monospace"]']
   for (let b = 0; b < graph.blockCount; b++) {
-    const label = [placeOf(image, blockStart(graph, b)), ...ways(graph.blockEnd[b]!)].map(printable).join(', ')
+    const label = [placeOf(image, blockStart(graph, b)), ...ways(graph.blockEnd[b]!)].join(', ')
     lines.push(`  b${b} [label=${quoted(label)}]`)
     for (const s of successors(graph, b)) lines.push(`  b${b} -> b${s}`)
   }

@@ -7,6 +7,7 @@
 import type { FunctionGraph } from '../cfg/function.js'
 import { END } from '../cfg/kinds.js'
 import type { Rva } from '../image/rva.js'
+import { grouped } from './printable.js'
 
 export interface Heat {
   readonly blocks: readonly (bigint | undefined)[]
@@ -22,6 +23,16 @@ export interface Loop {
   readonly entered: bigint | undefined
   readonly trips: number | undefined
 }
+
+/** A count for people: where it is not known, they are told so. */
+export const countText = (count: bigint | undefined): string => (count === undefined ? '?' : grouped(count))
+
+/** What ran most of all blocks. */
+export const mostOf = ({ blocks }: Heat): bigint => blocks.reduce<bigint>((best, count) => (count !== undefined && count > best ? count : best), 0n)
+
+/** 0 to 1, evenly by magnitude: what ran once is to be seen beside what ran a million times. */
+export const warmth = (count: bigint | undefined, most: bigint): number =>
+  count === undefined || count <= 0n || most <= 0n ? 0 : Math.min(1, (1 + Math.log2(Number(count))) / (1 + Math.log2(Number(most))))
 
 /** Where nothing leaves unseen. */
 const isClosed = (end: number): boolean => (end & ~END.tailIndirect) === 0
