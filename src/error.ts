@@ -26,9 +26,9 @@ export class KerninstError extends Error {
   readonly exit: ExitCode
 
   /** @param message one line: what is wrong, where, and what to do about it; names in it may come from damaged files,
-   *  so control characters are replaced */
+   *  so whatever would move a cursor or turn text round is replaced */
   constructor(exit: ExitCode, message: string) {
-    super(message.replace(/[\x00-\x1f\x7f-\x9f]/g, '?'))
+    super(message.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '?'))
     this.exit = exit
   }
 }
