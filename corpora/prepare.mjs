@@ -146,6 +146,7 @@ const TOOLS = [
   ['chromium', () => onPath('chromium'), { purposes: ['test'] }], // opens the report's page
   ['graphviz', () => onPath('dot'), { purposes: ['test'] }],
   ['lcov', () => onPath('genhtml'), { purposes: ['test'] }],
+  ['golang-go', () => onPath('go'), { purposes: ['test'] }], // its pprof reads the report's profile
   ['sparse', () => onPath('sparse'), { purposes: ['test'] }],
   ['clang', () => onPath('clang'), { purposes: ['test'] }], // libFuzzer is a part of it
   ['libclang-rt-14-dev', () => inClang('libclang_rt.fuzzer-x86_64.a') && inClang('libclang_rt.asan-x86_64.a'), { purposes: ['test'] }],

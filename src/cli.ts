@@ -28,6 +28,7 @@ import { reportLcov } from './report/lcov.js'
 import { reportMarkdown } from './report/markdown.js'
 import { reportNumbers, type ReportNumbers } from './report/numbers.js'
 import { reportHtml } from './report/page.js'
+import { reportPprof } from './report/pprof.js'
 import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
 import { showJson, showText } from './report/show.js'
@@ -59,8 +60,11 @@ const clearStage = (): void => {
   if (process.stderr.isTTY) process.stderr.write('\r\x1b[K')
 }
 
+/** What a report comes in. */
+type Pieces = Iterable<string | Uint8Array>
+
 // With -o into the file, else to stdout; in pieces, since a report of the whole kernel is larger than a string may be.
-const deliver = async (pieces: Iterable<string>, path?: string): Promise<void> => {
+const deliver = async (pieces: Pieces, path?: string): Promise<void> => {
   if (path !== undefined) return writeWhole(path, gathered(pieces))
   for (const piece of gathered(pieces)) if (!process.stdout.write(piece)) await once(process.stdout, 'drain')
 }
@@ -231,9 +235,10 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     clearStage()
     return reportLcov(coverage, options.sources ?? '')
   }
-  const stacks = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
-    const { image, calls } = await callsSeen(numbers, vmlinux(), showStage)
+  const stacks = async (numbers: ReportNumbers): Promise<Pieces> => {
+    const { image, calls, lines } = await callsSeen(numbers, vmlinux(), options.format === 'pprof', showStage)
     clearStage()
+    if (options.format === 'pprof') return [reportPprof(numbers, calls, image, lines)]
     return options.format === 'folded' ? reportFolded(calls, image.functions) : reportSpeedscope(calls, image.functions, `calls on ${numbers.host}`)
   }
   const picture = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
@@ -248,7 +253,7 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     clearStage()
     return make(numbers, inside)
   }
-  const render: Record<string, (numbers: ReportNumbers) => Iterable<string> | Promise<Iterable<string>>> = {
+  const render: Record<string, (numbers: ReportNumbers) => Pieces | Promise<Pieces>> = {
     text: (numbers) => reportText(numbers, text),
     json: withInside(reportJson),
     csv: reportCsv,
@@ -259,10 +264,14 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     speedscope: stacks,
     dot: picture,
     svg: picture,
+    pprof: stacks,
   }
   const chosen = Object.hasOwn(render, options.format) ? render[options.format] : undefined
   if (chosen === undefined) {
     throw new KerninstError(EXIT.usage, `no format '${printable(options.format)}': there are ${Object.keys(render).join(', ')}`)
+  }
+  if (options.format === 'pprof' && options.output === undefined && process.stdout.isTTY) {
+    throw new KerninstError(EXIT.usage, '--format pprof is not text: give -o with a file, or a pipe')
   }
   await deliver(await chosen(await numbersOf(paths, options)), options.output)
 }
@@ -381,7 +390,7 @@ program
   .requiredOption('--bundle <bundle>', 'the bundle that was applied', collect)
   .option('--diff', 'compare two dumps: what rose, fell, appeared; of two bundles, with --bundle twice')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
-  .option('--format <format>', 'text, json, csv, markdown, html (one page), lcov (line coverage), folded or speedscope (calls), dot or svg (one function)', 'text')
+  .option('--format <format>', 'text, json, csv, markdown, html (one page), lcov (line coverage), folded, speedscope or pprof (calls), dot or svg (one function)', 'text')
   .option('--vmlinux <image>', 'the image that was planned for: for html and json, to show functions in full; for calls, dot and svg; for lcov, with debug information')
   .option('--function <name>', 'for dot and svg: the function whose control flow is shown, NAME or NAME@0xADDRESS')
   .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')

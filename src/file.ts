@@ -30,7 +30,7 @@ export const removeTemporaries = (): void => {
 
 // Writes beside the final name, then lets `finish` give it that name.
 const viaTemporary = (
-  path: string, bytes: Uint8Array | Iterable<string>, mode: number, finish: (temporary: string) => void,
+  path: string, bytes: Uint8Array | Iterable<string | Uint8Array>, mode: number, finish: (temporary: string) => void,
 ): void => {
   const temporary = `${path}.${process.pid}.tmp`
   let fd: number
@@ -67,10 +67,10 @@ const viaTemporary = (
 
 /**
  * Writes a file; one of that name is replaced.
- * @param bytes or pieces of text, made while they are written
+ * @param bytes or pieces of text or bytes, made while they are written
  * @throws KerninstError: 73 where it cannot be created, 74 where the disk fails
  */
-export const writeWhole = (path: string, bytes: Uint8Array | readonly string[] | Generator<string, void>): void =>
+export const writeWhole = (path: string, bytes: Uint8Array | readonly string[] | Generator<string | Uint8Array, void>): void =>
   viaTemporary(path, bytes, 0o644, (temporary) => renameSync(temporary, path))
 
 /**

@@ -7,7 +7,7 @@ import { writeBundle } from './bundle/bundle.js'
 import { buildGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
 import { loadImage, type Image, type ImageOptions } from './image/image.js'
-import { hasLines, readLines } from './image/lines.js'
+import { hasLines, readLines, type Lines } from './image/lines.js'
 import { NONE, toAddress } from './image/rva.js'
 import { checkClaims } from './liveness/check.js'
 import type { Verdict } from './liveness/claims.js'
@@ -166,13 +166,17 @@ const imageOf = (numbers: ReportNumbers, path: string): Image => {
   throw new KerninstError(EXIT.mismatch, `${path} is another kernel: its build id is ${buildId}, that of the dump is ${numbers.buildId}`)
 }
 
+/** The source lines of an image, where it has them. */
+const linesIn = (path: string, { base, imageBytes }: Image): Lines | undefined =>
+  (hasLines(path) ? readLines(path, base, imageBytes) : undefined)
+
 /** The functions of a report that ran most, in full, with source lines where the image has them; and who called whom. */
 export const lookInside = async (
   numbers: ReportNumbers, tables: PatchTables, path: string, progress: (stage: string) => void,
 ): Promise<Inside> => {
   const { stage } = stopwatch(progress)
   const image = await stage('image', () => imageOf(numbers, path))
-  const lines = await stage('source lines', () => (hasLines(path) ? readLines(path, image.base, image.imageBytes) : undefined))
+  const lines = await stage('source lines', () => linesIn(path, image))
   const graph = await stage('control flow', () => buildGraph(image))
   const live = await stage('liveness', () => solveLiveness(graph))
   return stage('functions', () => ({
@@ -198,14 +202,15 @@ export const countFunction = async (
   throw new KerninstError(EXIT.data, `several functions ${name} are counted, say which: ${[found, ...others].map((each) => each.name).join(', ')}`)
 }
 
-/** Who called whom, of a report. */
+/** Who called whom, of a report; with source lines, where they are asked for and the image has them. */
 export const callsSeen = async (
-  numbers: ReportNumbers, path: string, progress: (stage: string) => void,
-): Promise<{ image: Image; calls: CallGraph }> => {
+  numbers: ReportNumbers, path: string, withLines: boolean, progress: (stage: string) => void,
+): Promise<{ image: Image; calls: CallGraph; lines: Lines | undefined }> => {
   const { stage } = stopwatch(progress)
   const image = await stage('image', () => imageOf(numbers, path))
+  const lines = withLines ? await stage('source lines', () => linesIn(path, image)) : undefined
   const graph = await stage('control flow', () => buildGraph(image))
-  return { image, calls: await stage('calls', () => callGraphOf(numbers, graph)) }
+  return { image, lines, calls: await stage('calls', () => callGraphOf(numbers, graph)) }
 }
 
 /** Coverage of source lines, of a report and the image that its bundle was planned for. */

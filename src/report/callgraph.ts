@@ -1,10 +1,10 @@
-// Who called whom, and how often. In: the numbers of a report, the kernel's graph. Out: calls between functions, by the counts of the
-// blocks that end in them; and how often functions were entered by callers that are not known.
+// Who called whom, and how often. In: the numbers of a report, the kernel's graph. Out: calls, by the counts of the blocks that end in
+// them, each by itself and added up between functions; and how often functions were entered by callers that are not known.
 // Left out: calls through pointers, whose targets are not known; and calls in blocks that are not counted.
 
 import type { KernelGraph } from '../cfg/graph.js'
 import { FLOW } from '../code/instructions.js'
-import { NONE } from '../image/rva.js'
+import { NONE, type Rva } from '../image/rva.js'
 import type { ReportNumbers } from './numbers.js'
 import { blockRuns } from './runs.js'
 
@@ -14,19 +14,27 @@ export interface Calls {
   readonly count: bigint
 }
 
+/** One call instruction. */
+export interface CallSite extends Calls {
+  readonly at: Rva
+}
+
 export interface CallGraph {
+  /** By falling count; none is of zero. */
+  readonly sites: readonly CallSite[]
   /** By falling count. */
   readonly calls: readonly Calls[]
   /** Function -> entries that none of the calls above explains. */
   readonly entered: ReadonlyMap<number, bigint>
 }
 
-const byFalling = (a: bigint, b: bigint): number => (a < b ? 1 : a > b ? -1 : 0)
+const byFalling = ({ count: a }: Calls, { count: b }: Calls): number => (a < b ? 1 : a > b ? -1 : 0)
 
 export const callGraphOf = (numbers: ReportNumbers, graph: KernelGraph): CallGraph => {
   const { insns, blockFirst, blockOf, callee, index, image: { functions, tables } } = graph
   const ran = blockRuns(numbers, graph)
   const traced = new Set(tables.ftrace)
+  const sites: CallSite[] = []
   const counts = new Map<string, { caller: number; callee: number; count: bigint }>()
   const known = new Map<number, bigint>() // function -> calls of it
   for (const [block, count] of ran) {
@@ -35,6 +43,7 @@ export const callGraphOf = (numbers: ReportNumbers, graph: KernelGraph): CallGra
     if (count === 0n || insns.flow[last] !== FLOW.call || callee[block] === NONE || traced.has(insns.rva[last]!)) continue
     const [from, to] = [functions.functionAt(insns.rva[last]!), functions.functionAt(insns.rva[blockFirst[callee[block]!]!]!)]
     if (from === NONE || to === NONE) continue
+    sites.push({ at: insns.rva[last]!, caller: from, callee: to, count })
     const key = `${from} ${to}`
     const calls = counts.get(key) ?? { caller: from, callee: to, count: 0n }
     calls.count += count
@@ -49,5 +58,5 @@ export const callGraphOf = (numbers: ReportNumbers, graph: KernelGraph): CallGra
     const rest = count - (known.get(fn) ?? 0n)
     if (rest > 0n) entered.set(fn, rest)
   }
-  return { calls: [...counts.values()].sort((a, b) => byFalling(a.count, b.count)), entered }
+  return { sites: sites.sort(byFalling), calls: [...counts.values()].sort(byFalling), entered }
 }

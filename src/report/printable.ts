@@ -33,10 +33,16 @@ export function* jsonList(values: Iterable<object>): Generator<string, void> {
 
 const PIECE = 1 << 16 // characters
 
-/** The same text in fewer pieces. */
-export function* gathered(pieces: Iterable<string>): Generator<string, void> {
+/** The same text in fewer pieces; bytes between texts stay as they are. */
+export function* gathered(pieces: Iterable<string | Uint8Array>): Generator<string | Uint8Array, void> {
   let text = ''
   for (const piece of pieces) {
+    if (typeof piece !== 'string') {
+      if (text !== '') yield text
+      text = ''
+      yield piece
+      continue
+    }
     text += piece
     if (text.length < PIECE) continue
     yield text

@@ -5,8 +5,8 @@ import type { Functions } from '../image/functions.js'
 import type { CallGraph } from './callgraph.js'
 import { jsonText, printable } from './printable.js'
 
-/** Where a callee was called from nobody knows where. */
-const UNKNOWN = '[unknown]'
+/** The caller of what was called from nobody knows where. */
+export const UNKNOWN = '[unknown]'
 
 interface Stack {
   readonly names: readonly string[] // the outermost first
