@@ -3,18 +3,18 @@
 // finding of axe, bright, dark and printed. Pages of names that are markup have none of it, and the whole kernel's is
 // small enough.
 
-import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { launch, type Browser, type Page } from 'puppeteer-core'
+import type { Browser, Page } from 'puppeteer-core'
 import t, { type Test } from 'tap'
 import { readBundle, writeBundle } from '../src/bundle/bundle.js'
 import { readDump } from '../src/dump/dump.js'
 import { reportHtml } from '../src/report/page.js'
 import { reportNumbers } from '../src/report/numbers.js'
+import { openBrowser } from './browser.js'
 import { drawnDump, drawnRun } from './dumpfile.js'
 import { kernel, keygen, mustKerninst, plan } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
@@ -27,7 +27,6 @@ process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 const target = kernel('6.1-cloud')
 const key = keygen(scratch, 'trusted')
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8')
-const chromium = execFileSync('sh', ['-c', 'command -v chromium'], { encoding: 'utf8' }).trim()
 
 /** A report of some points of 6.1, as `kerninst report` writes it; the page's path. */
 const pageOf = (name: string, program: string, cpus: number, ...options: string[]): string => {
@@ -68,7 +67,7 @@ const findings = async (page: Page): Promise<string[]> => {
 t.test('in a browser', { timeout: 0 }, async (t) => {
   t.comment(seedNote)
   const path = pageOf('some', PROGRAM, 4)
-  const browser = await launch({ executablePath: chromium, args: ['--no-sandbox', '--disable-gpu'], protocolTimeout: 600_000 })
+  const browser = await openBrowser()
   try {
     await opened(t, browser, path, async (page) => {
       t.equal(await page.title(), 'kerninst: host')
