@@ -150,6 +150,10 @@ t.test('in a browser', { timeout: 0 }, async (t) => {
       const times = await column(page, 'times-table', 3)
       t.same([...times].sort(), ['@read', ...[0, 1, 2, 3].map((cpu) => `@write, CPU ${cpu}`)])
       t.ok((await column(page, 'calls-table', 4)).includes('rw_verify_area'))
+      const drawn = await page.$$eval('#calls ~ .pictures rect.block + text', (all) => all.map((one) => one.textContent))
+      t.ok(['vfs_read', 'rw_verify_area'].every((name) => drawn.includes(name)), 'and a picture of calls')
+      t.same((await page.$$eval('#calls ~ .pictures a text:first-of-type', (all) => all.map((one) => one.textContent))).filter((name) => !['vfs_read', 'vfs_write', 'rw_verify_area'].includes(name!)),
+        [], 'which leads to functions that are shown in full')
       t.match(await page.$eval('header', (all) => all.textContent ?? ''), /signed ?in the name of CN=.*, serial number [0-9a-f]{40} /)
       await page.$$eval('details', (all) => { for (const one of all) one.setAttribute('open', '') })
       t.same(await findings(page), [], 'axe, over time')

@@ -22,7 +22,7 @@ const functionDetails = (view: FunctionView, number: number): Markup => {
   const ran = heat.blocks.filter((count) => count !== undefined && count > 0n).length
   const hasLines = blocks.some(({ insns }) => insns.some(({ line }) => line !== ''))
   const titles = ['Address', 'Instruction', 'Live before', 'Splice', ...(hasLines ? ['Source'] : [])]
-  return el('details', {},
+  return el('details', { id },
     el('summary', {}, el('code', {}, name), ` ${grouped(total)}, ${ran} of ${blocks.length} blocks ran`),
     loopsText(view),
     blocks.length <= MOST_DRAWN ? el('div', { class: 'scroll', tabindex: 0, role: 'region', 'aria-label': `Picture of ${name}` }, flowchart(view, id))

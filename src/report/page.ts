@@ -4,6 +4,7 @@
 import type { Unit } from '../probe/aggregates.js'
 import { askedName } from '../splice/manifest.js'
 import { aggregateSection } from './aggregatepage.js'
+import { callRows } from './callpage.js'
 import { bar, sparkline, spread } from './chart.js'
 import { insideFunctions } from './functionpage.js'
 import { el, type Content, type Markup } from './html.js'
@@ -194,23 +195,6 @@ const timesTable = (sums: ReturnType<typeof timeSums>): Content => {
   return table('times-table', 'Times that were added up, the longest first', [
     { title: 'Time', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Name' }, { title: 'Values', number: true }, { title: 'Average', number: true },
   ], rows, sums.length - shown.length)
-}
-
-const callRows = ({ calls: { calls, entered }, nameOf }: Inside): Content => {
-  const all = [
-    ...calls.map(({ caller, callee, count }) => ({ from: nameOf(caller), to: nameOf(callee), count })),
-    ...[...entered].map(([fn, count]) => ({ from: 'not known', to: nameOf(fn), count })),
-  ].sort((a, b) => (a.count < b.count ? 1 : a.count > b.count ? -1 : 0))
-  const shown = all.slice(0, MOST_ROWS)
-  const most = shown[0]!.count
-  return [
-    el('p', {}, 'Calls in blocks that were counted. Where a function was entered more often than these explain, the rest came from callers that are not known: through pointers, or from code that was not counted.'),
-    table('calls-table', 'Who called whom, the most frequent calls first', [
-      { title: 'Calls', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Caller' }, { title: 'Callee' },
-    ], shown.map(({ from, to, count }): Cell[] => [
-      { content: grouped(count), value: count }, { content: bar(count, most) }, { content: from, name: true }, { content: to, name: true },
-    ]), all.length - shown.length),
-  ]
 }
 
 /**

@@ -32,6 +32,7 @@ ul.cards li { background: var(--band); padding: .6rem 1rem; min-width: 8.5rem }
 ul.cards b { display: block; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums }
 nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; list-style: none; padding: 0; margin: 1rem 0 0 }
 .scroll { overflow-x: auto }
+.pictures { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 1.5rem }
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding-bottom: .35rem }
 th, td { padding: .22rem .9rem .22rem 0; text-align: left; vertical-align: middle; border-bottom: 1px solid var(--rule) }

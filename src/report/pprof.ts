@@ -12,7 +12,7 @@ import { isLine, type Lines } from '../image/lines.js'
 import { NONE, toAddress, type Rva } from '../image/rva.js'
 import type { CallGraph } from './callgraph.js'
 import type { ReportNumbers } from './numbers.js'
-import { countedNs } from './order.js'
+import { countedNs, sinceNs } from './order.js'
 import { printable } from './printable.js'
 import { UNKNOWN } from './stacks.js'
 
@@ -130,7 +130,7 @@ export const reportPprof = (numbers: ReportNumbers, graph: CallGraph, image: Ima
       one.writeVarintField(FUNCTION.startLine, lines!.line[row]!)
     })
   }
-  writeBig(pbf, PROFILE.timeNanos, int64(numbers.appliedNs))
+  writeBig(pbf, PROFILE.timeNanos, int64(sinceNs(numbers)))
   writeBig(pbf, PROFILE.durationNanos, int64(countedNs(numbers)))
   for (const { name, release, cpuCount } of numbers.hosts) {
     string(pbf, PROFILE.comment, `host ${printable(name) || 'unknown'}: ${printable(release)}, ${cpuCount} CPUs`)

@@ -36,6 +36,7 @@ export interface BlockView {
 
 /** A function's control flow with counts. */
 export interface CountedFunction {
+  readonly fn: number // index of the function
   readonly name: string
   readonly graph: FunctionGraph
   readonly blocks: readonly Pick<BlockView, 'name'>[]
@@ -88,7 +89,7 @@ export const countedFunctions = (numbers: ReportNumbers, whole: KernelGraph, fns
   return fns.map((fn): CountedFunction => {
     const graph = cutFunction(whole, fn)
     const blocks = Array.from({ length: graph.blockCount }, (_, b) => ({ name: blockName(whole.image, graph, b) }))
-    return { name: uniqueName(whole.image, fn), graph, blocks, heat: heatOf(graph, blockAt, edgeAt) }
+    return { fn, name: uniqueName(whole.image, fn), graph, blocks, heat: heatOf(graph, blockAt, edgeAt) }
   }).filter(({ heat: { blocks, edges } }) => [...blocks, ...edges].some((count) => count !== undefined))
 }
 
@@ -114,7 +115,7 @@ export const functionViews = (numbers: ReportNumbers, live: KernelLiveness, tabl
       const graph = cutFunction(live.graph, fn)
       const { liveIn } = livenessOf(live, graph)
       const heat = heatOf(graph, blockAt, edgeAt)
-      return { name: functions.nameOf(fn), total: total[fn]!, graph, heat, blocks: blocksOf(image, graph, liveIn, numbers, tables, lines, lister) }
+      return { fn, name: functions.nameOf(fn), total: total[fn]!, graph, heat, blocks: blocksOf(image, graph, liveIn, numbers, tables, lines, lister) }
     }).filter(({ graph }) => graph.insns.count <= MOST_INSNS)
   } finally {
     lister.free()
