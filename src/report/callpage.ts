@@ -31,7 +31,7 @@ const picture = ({ views, calls: { calls, entered }, nameOf }: Inside): Content 
   const pictures = connected(shown).map((group) => {
     const nodes = [...new Set(group.flatMap(({ caller, callee }) => [caller, callee]))]
     const { width, height, edges, nodes: boxes } = drawn(nodes.map((fn) => ({ name: nameOf(fn), count: times.get(fn) })),
-      group.map(({ caller, callee, count }) => ({ from: nodes.indexOf(caller), to: nodes.indexOf(callee), count })), 'LR')
+      group.map(({ caller, callee, count }) => ({ from: nodes.indexOf(caller), to: nodes.indexOf(callee), count, labelled: true })), 'LR')
     const linked = nodes.map((fn, node) => {
       const view = views.findIndex((one) => one.fn === fn)
       return view < 0 ? el('g', {}, boxes[node]!) : el('a', { href: `#f${view}` }, boxes[node]!)

@@ -8,6 +8,8 @@ import { el, type Content } from './html.js'
 const CHAR = 7.3 // pixels
 const PAD = 10
 const HEIGHT = 38
+const LABEL_CHAR = 6.1
+const LABEL_HEIGHT = 12
 const MOST_OPACITY = 0.45
 const MOST_STROKE = 4
 
@@ -20,6 +22,8 @@ export interface DrawnEdge {
   readonly from: number // node
   readonly to: number
   readonly count: bigint | undefined
+  /** Whether its count is written beside it; it is in its title anyway. */
+  readonly labelled: boolean
 }
 
 export interface Drawing {
@@ -40,13 +44,16 @@ export const drawn = (nodes: readonly DrawnNode[], edges: readonly DrawnEdge[], 
     const chars = Math.max(name.length, countText(count).length)
     layout.setNode(`${n}`, { width: chars * CHAR + 2 * PAD, height: HEIGHT })
   })
-  edges.forEach(({ from, to }, e) => layout.setEdge(`${from}`, `${to}`, {}, `${e}`))
+  edges.forEach(({ from, to, count, labelled }, e) => {
+    const label = labelled ? { width: countText(count).length * LABEL_CHAR, height: LABEL_HEIGHT, labelpos: 'c' } : {}
+    layout.setEdge(`${from}`, `${to}`, label, `${e}`)
+  })
   dagre.layout(layout)
   const most = nodes.reduce<bigint>((best, { count }) => (count !== undefined && count > best ? count : best), 0n)
   const { width = 0, height = 0 } = layout.graph() as { width?: number; height?: number }
   const lines = layout.edges().map((key: { readonly v: string; readonly w: string; readonly name?: string }) => {
-    const { from, to, count } = edges[Number(key.name)]!
-    const { points } = layout.edge(key) as { points: readonly { x: number; y: number }[] }
+    const { from, to, count, labelled } = edges[Number(key.name)]!
+    const { points, x = 0, y = 0 } = layout.edge(key) as { points: readonly { x: number; y: number }[]; x?: number; y?: number }
     const [end, before] = [points.at(-1)!, points.at(-2)!]
     const angle = Math.atan2(end.y - before.y, end.x - before.x)
     const corner = (turn: number): string => `${round(end.x - 7 * Math.cos(angle + turn))} ${round(end.y - 7 * Math.sin(angle + turn))}`
@@ -56,7 +63,8 @@ export const drawn = (nodes: readonly DrawnNode[], edges: readonly DrawnEdge[], 
         class: 'way', d: `M${points.map(({ x, y }) => `${round(x)} ${round(y)}`).join('L')}`,
         'stroke-width': round(1 + (MOST_STROKE - 1) * warmth(count, most)),
       }),
-      el('path', { class: 'head', d: `M${round(end.x)} ${round(end.y)}L${corner(0.4)}L${corner(-0.4)}Z` }))
+      el('path', { class: 'head', d: `M${round(end.x)} ${round(end.y)}L${corner(0.4)}L${corner(-0.4)}Z` }),
+      labelled ? el('text', { class: 'count', x: round(x), y: round(y + 3), 'text-anchor': 'middle' }, countText(count)) : '')
   })
   const boxes = nodes.map(({ name, count }, n) => {
     const { x, y, width: wide } = layout.node(`${n}`) as { x: number; y: number; width: number }

@@ -14,6 +14,7 @@ const STYLE = `
 svg { font: 12px ui-monospace, "DejaVu Sans Mono", monospace }
 .paper { fill: #fdfdfb }
 text { fill: #1c1d21 }
+.edge text { font-size: 10px; stroke: #fdfdfb; stroke-width: 3px; paint-order: stroke }
 .block { fill: #2f6db5; stroke: #595c66 }
 .way { fill: none; stroke: #595c66 }
 .head { fill: #595c66 }
@@ -22,8 +23,10 @@ text { fill: #1c1d21 }
 
 const drawingOf = ({ graph, blocks, heat }: CountedFunction): Drawing => drawn(
   blocks.map(({ name }, b) => ({ name, count: heat.blocks[b] })),
-  blocks.flatMap((_, from) => Array.from(graph.succ.subarray(graph.succStart[from], graph.succStart[from + 1]), (to, i) => (
-    { from, to, count: heat.edges[graph.succStart[from]! + i] }))),
+  blocks.flatMap((_, from) => {
+    const ways = graph.succ.subarray(graph.succStart[from], graph.succStart[from + 1])
+    return Array.from(ways, (to, i) => ({ from, to, count: heat.edges[graph.succStart[from]! + i], labelled: ways.length > 1 }))
+  }),
 )
 
 /** @param id begins the ids of its blocks' instructions */

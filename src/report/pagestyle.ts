@@ -48,6 +48,7 @@ svg.bar, svg.spread, svg.line { display: block }
 svg.bar + svg.bar { margin-top: 2px }
 svg.flow { display: block; margin: .5rem 0; font: 12px ui-monospace, "DejaVu Sans Mono", monospace }
 svg.flow text { fill: var(--ink) }
+svg.flow .edge text { font-size: 10px; stroke: var(--paper); stroke-width: 3px; paint-order: stroke }
 svg.flow rect.block { stroke: var(--soft) }
 svg.flow .way { fill: none; stroke: var(--soft) }
 svg.flow .head { fill: var(--soft) }
