@@ -9,6 +9,7 @@ import { readBundle } from '../src/bundle/bundle.js'
 import { drawnDump } from './dumpfile.js'
 import { kernel, keygen, mustKerninst, plan } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
+import { schemaErrors } from './reportschema.js'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-coverage-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
@@ -32,5 +33,9 @@ t.test('counts that are not of lines', (t) => {
   const page = report('html')
   t.match(page, /aria-label="Picture of vfs_read"/)
   t.notMatch(page, /aria-label="Picture of vfs_(write|readv)"/, 'nor is there heat of them')
+  const json = JSON.parse(report('json')) as { functions: { name: string; blocks: object[]; edges: { from: number; to: number }[] }[] }
+  t.same(schemaErrors(json), [], 'JSON has the same')
+  t.same(json.functions.map(({ name }) => name), ['vfs_read'])
+  t.ok(json.functions[0]!.edges.length > 20 && json.functions[0]!.edges.every(({ from, to }) => Math.max(from, to) < json.functions[0]!.blocks.length), 'with edges between blocks')
   t.end()
 })

@@ -11,6 +11,7 @@ import { DUMP, HEAP, SIZE } from '../src/bundle/layout.js'
 import { drawnDump, drawnRun } from './dumpfile.js'
 import { ROOT, kernel, keygen, mustKerninst, plan } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
+import { schemaErrors } from './reportschema.js'
 
 const scratch = mkdtempSync(join(tmpdir(), 'kerninst-fleet-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
@@ -57,7 +58,11 @@ interface Json {
   readonly intervals?: readonly { readonly fromNs: string; readonly toNs: string; readonly afterReset: boolean }[]
 }
 
-const report = (...args: string[]): Json => JSON.parse(mustKerninst('report', ...args, '--bundle', BUNDLE, '--format', 'json')) as Json
+const report = (...args: string[]): Json => {
+  const json = JSON.parse(mustKerninst('report', ...args, '--bundle', BUNDLE, '--format', 'json')) as Json
+  t.same(schemaErrors(json), [], 'as docs/report.schema.json has it')
+  return json
+}
 const total = (texts: readonly string[]): bigint => texts.reduce((sum, text) => sum + BigInt(text), 0n)
 
 t.test('hosts are added up', (t) => {

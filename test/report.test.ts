@@ -20,6 +20,7 @@ import { showJson as showJsonPieces, showText as showTextPieces } from '../src/r
 import { reportText as textPieces, textOptions } from '../src/report/text.js'
 import type { Manifest, ManifestText } from '../src/splice/manifest.js'
 import { compileJudge, newScratch, run } from './judge.js'
+import { schemaErrors } from './reportschema.js'
 import { VFS_READ, sampleManifest, sampleTables, sampleTarget, withDerived } from './sample.js'
 
 const whole = <A extends readonly unknown[]>(make: (...args: A) => Iterable<string>) => (...args: A): string => [...make(...args)].join('')
@@ -215,6 +216,8 @@ const REFUSED = [
 
 t.test('json', async (t) => {
   const report = JSON.parse(reportJson(numbers)) as Record<string, unknown>
+  t.same(schemaErrors(report), [], 'as docs/report.schema.json has it')
+  t.ok(schemaErrors({ ...report, points: [{ point: 'x' }] }).length === 5 && schemaErrors({ ...report, more: 1 }).length === 1, 'which says what is missing, and what is too much')
   t.same(report, {
     schema: 'kerninst.report/1',
     host: 'target-7',

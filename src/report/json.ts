@@ -1,4 +1,4 @@
-// The report as JSON, schema kerninst.report/1: scripts depend on its names, which only ever gain company. In: the
+// The report as JSON, schema kerninst.report/1 (docs/report.schema.json): scripts depend on its names, which only ever gain company. In: the
 // numbers. Out: one JSON text, in pieces. Invariant: 64-bit values are decimal strings, since JSON numbers lose their
 // last digits; points are in the plan's order. Of several hosts, perHost stands in place of perCpu, in the order of hosts. Of several
 // dumps of one run, intervals are the stretches between them, and overTime has what was counted in each. Where the image is given,
