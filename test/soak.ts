@@ -156,7 +156,7 @@ const cycles = async (target: Kernel, module: string): Promise<boolean> => {
 
 /** Part three. */
 const longTests = (): void => {
-  for (const name of ['counts', 'world', 'junk', 'fault']) {
+  for (const name of ['counts', 'world', 'junk', 'fault', 'spans', 'coverage']) {
     const { status } = spawnSync(process.execPath, [join(ROOT, `build/test/guest/${name}.test.js`)], {
       stdio: 'inherit', env: { KERNINST_MUTANTS: '100000', ...process.env, KERNINST_EVERYTHING: '1', TAP_TIMEOUT: '7200' },
     })

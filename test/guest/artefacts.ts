@@ -28,6 +28,9 @@ export interface Kernel extends BootKernel {
  */
 export const EVERYTHING = process.env['KERNINST_EVERYTHING'] === '1'
 
+/** The kernels that a long part is on: this one, or both. */
+export const longOn = (name: '6.1-cloud' | '6.12-cloud'): readonly string[] => (EVERYTHING ? ['6.1-cloud', '6.12-cloud'] : [name])
+
 export interface RunResult {
   readonly status: number
   readonly stdout: string

@@ -18,13 +18,13 @@ import { reportNumbers } from '../../src/report/numbers.js'
 import { countFlows } from '../../src/splice/counts.js'
 import { Draft, LEVEL } from '../../src/splice/draft.js'
 import { Ground, type PlannedFunction } from '../../src/splice/ground.js'
-import { EVERYTHING, ROOT, buildInjector, buildModule, kernel, keygen, program } from './artefacts.js'
+import { ROOT, buildInjector, buildModule, kernel, keygen, longOn, program } from './artefacts.js'
 import { runGuest } from './guest.js'
 import { usable } from './junk.js'
 import { isTaken, placeOf, writeDraft } from './splices.js'
 import { lottery, seed, seedNote } from '../lottery.js'
 
-const KERNELS = EVERYTHING ? ['6.1-cloud', '6.12-cloud'] : ['6.12-cloud']
+const KERNELS = longOn('6.12-cloud')
 const MAX_SITES = 100_000 //  one stop of the machine takes them within a second, under TCG
 const MIN_BLOCKS = 4 //       smaller functions say little
 const FUNCTIONS = 500 //      that ran, with blocks to compare

@@ -12,10 +12,10 @@ import { buildGraph } from '../../src/cfg/graph.js'
 import { loadImage } from '../../src/image/image.js'
 import { readLines } from '../../src/image/lines.js'
 import { NONE } from '../../src/image/rva.js'
-import { buildInjector, buildModule, kernel, keygen, mustKerninst, plan, program } from './artefacts.js'
+import { buildInjector, buildModule, kernel, keygen, longOn, mustKerninst, plan, program } from './artefacts.js'
 import { runGuest } from './guest.js'
 
-const KERNELS = ['6.1-cloud', '6.12-cloud']
+const KERNELS = longOn('6.12-cloud')
 const SOURCE = 'fs/read_write.c'
 const ROUNDS = 30
 const GUEST_SECONDS = 150

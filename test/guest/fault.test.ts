@@ -11,10 +11,10 @@ import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import t from 'tap'
 import { readBundle } from '../../src/bundle/bundle.js'
-import { buildModule, kernel, keygen, plan, program } from './artefacts.js'
+import { buildModule, kernel, keygen, longOn, plan, program } from './artefacts.js'
 import { runGuest } from './guest.js'
 
-const KERNELS = ['6.1-cloud', '6.12-cloud']
+const KERNELS = longOn('6.12-cloud')
 const MUTANTS = Number(process.env['KERNINST_MUTANTS'] ?? 4000)
 const ROUNDS = Number(process.env['KERNINST_FAULT_ROUNDS'] ?? 1)
 const GUEST_SECONDS = 400 + MUTANTS / 500 + 60 * ROUNDS
