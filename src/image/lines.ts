@@ -6,6 +6,7 @@
 // debug information. A compressed .debug_line is refused by elf.ts.
 
 import { EXIT, KerninstError } from '../error.js'
+import { Cursor, textAt } from './cursor.js'
 import { openElf, readHead, SHF, type Elf } from './elf.js'
 import { NONE, type Rva } from './rva.js'
 import { lowerBound } from './search.js'
@@ -38,85 +39,6 @@ const EXTENDED = { endSequence: 1, setAddress: 2 } as const
 
 const MAX_FILES = 1 << 20
 const MAX_FORMATS = 16
-
-/** Bytes of one section, read in order; whatever leads outside ends the reading of its unit. */
-class Cursor {
-  readonly bytes: Uint8Array
-  readonly #view: DataView
-  at = 0
-  end: number
-
-  constructor(bytes: Uint8Array) {
-    this.bytes = bytes
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-    this.end = bytes.length
-  }
-
-  #take(count: number): number {
-    if (this.at + count > this.end) throw new RangeError('cut off')
-    this.at += count
-    return this.at - count
-  }
-
-  u8(): number {
-    return this.bytes[this.#take(1)]!
-  }
-
-  s8(): number {
-    return this.#view.getInt8(this.#take(1))
-  }
-
-  u16(): number {
-    return this.#view.getUint16(this.#take(2), true)
-  }
-
-  u32(): number {
-    return this.#view.getUint32(this.#take(4), true)
-  }
-
-  /** As far as it fits a number exactly. */
-  u64(): number {
-    const low = this.u32()
-    const high = this.u32()
-    if (high > 0x1f_ffff) throw new RangeError('too large')
-    return high * 2 ** 32 + low
-  }
-
-  skip(count: number): void {
-    this.#take(count)
-  }
-
-  /** LEB128, as far as it fits a number exactly. */
-  unsigned(): number {
-    let value = 0
-    let scale = 1
-    for (;;) {
-      const byte = this.u8()
-      value += (byte & 0x7f) * scale
-      if (byte < 0x80) return value
-      scale *= 128
-      if (scale > 2 ** 49) throw new RangeError('too large')
-    }
-  }
-
-  signed(): number {
-    let value = 0
-    let scale = 1
-    for (;;) {
-      const byte = this.u8()
-      value += (byte & 0x7f) * scale
-      scale *= 128
-      if (byte < 0x80) return byte & 0x40 ? value - scale : value
-      if (scale > 2 ** 49) throw new RangeError('too large')
-    }
-  }
-
-  text(): string {
-    const start = this.at
-    while (this.u8() !== 0);
-    return Buffer.from(this.bytes.buffer, this.bytes.byteOffset + start, this.at - 1 - start).toString('utf8')
-  }
-}
 
 /** Paths of all units; the same one has one number. */
 class Files {
@@ -208,12 +130,6 @@ class LineReader {
     }
   }
 
-  #stringAt(from: Uint8Array, offset: number): string {
-    if (offset >= from.length) throw new RangeError('a name outside its section')
-    const end = from.indexOf(0, offset)
-    return Buffer.from(from.buffer, from.byteOffset + offset, (end < 0 ? from.length : end) - offset).toString('utf8')
-  }
-
   /** A table of folders or files of version 5: path and folder of each. */
   #entries(wide: boolean): { path: string; folder: number }[] {
     const lines: Cursor = this.#lines
@@ -227,7 +143,7 @@ class LineReader {
         let number = 0
         if (form === FORM.string) text = lines.text()
         else if (form === FORM.lineStrp || form === FORM.strp) {
-          text = this.#stringAt(form === FORM.strp ? this.#strings : this.#texts, wide ? lines.u64() : lines.u32())
+          text = textAt(form === FORM.strp ? this.#strings : this.#texts, wide ? lines.u64() : lines.u32())
         } else if (form === FORM.udata) number = lines.unsigned()
         else if (form === FORM.data1) number = lines.u8()
         else if (form === FORM.data2) number = lines.u16()

@@ -1,0 +1,141 @@
+// Where functions are declared, against llvm-symbolizer: random functions of whole kernels, and all of small programs in each version
+// of DWARF, by two compilers, with clones and cold parts; and debug information that is damaged, which gives declarations or one
+// clear error.
+
+import { execFileSync, spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { EXIT, KerninstError } from '../src/error.js'
+import { readDeclarations, type Declarations } from '../src/image/declarations.js'
+import { openElf } from '../src/image/elf.js'
+import { loadImage } from '../src/image/image.js'
+import { kernel } from './guest/artefacts.js'
+import { lottery, seed, seedNote } from './lottery.js'
+
+const FUNCTIONS = 1500
+const DAMAGES = 3000
+const BASE = 0xffff_ffff_8100_0000n
+
+const scratch = mkdtempSync(join(tmpdir(), 'kerninst-declarations-'))
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
+
+/** 'name:12' of the functions that have code at these addresses; '' where nothing is known. */
+const theirs = (path: string, addresses: readonly bigint[]): string[] => {
+  const { stdout } = spawnSync('llvm-symbolizer', [`--obj=${path}`, '--output-style=JSON', '--functions=short'],
+    { input: addresses.map((one) => `0x${one.toString(16)}\n`).join(''), encoding: 'utf8', maxBuffer: 1 << 28 })
+  return stdout.trim().split('\n').map((line) => {
+    const { Symbol: frames } = JSON.parse(line) as { Symbol: { FunctionName: string; StartLine: number }[] }
+    const outermost = frames.at(-1)
+    return outermost === undefined || outermost.StartLine === 0 ? '' : `${outermost.FunctionName}:${outermost.StartLine}`
+  })
+}
+
+const ours = (declarations: Declarations, rva: number): string => {
+  const found = declarations.get(rva)
+  return found === undefined ? '' : `${found.name}:${found.line}`
+}
+
+for (const name of ['6.1-cloud', '6.12-cloud']) {
+  t.test(name, (t) => {
+    t.comment(seedNote)
+    const random = lottery(seed)
+    const { vmlinux } = kernel(name)
+    const image = loadImage(vmlinux)
+    const { functions } = image
+    const start = performance.now()
+    const declarations = readDeclarations(vmlinux, image.base)
+    t.comment(`${declarations.size} stretches, ${Math.round(performance.now() - start)} ms`)
+    const cold = Array.from(functions.isCold.keys()).filter((f) => functions.isCold[f] === 1)
+    const drawn = Array.from({ length: FUNCTIONS }, (_, i) => (i % 10 === 0 && cold.length > 0 ? cold[random(cold.length)]! : random(functions.count)))
+    const rvas = drawn.map((f) => functions.start[f]!)
+    const judged = theirs(vmlinux, rvas.map((rva) => image.base + BigInt(rva)))
+    const wrong = rvas.flatMap((rva, i) => (ours(declarations, rva) === judged[i] ? [] : [`${functions.nameOf(drawn[i]!)}: ${ours(declarations, rva)}, not ${judged[i]}`]))
+    t.same(wrong.slice(0, 10), [], `${judged.filter((one) => one !== '').length} of ${FUNCTIONS} are declared`)
+    t.ok(drawn.every((f) => functions.isCold[f] === 0 || declarations.get(functions.start[f]!)?.entry !== functions.start[f]), 'cold parts are entered elsewhere')
+    t.end()
+  })
+}
+
+/** A program with a clone, a cold part, and what is inlined, linked where kernels are. */
+const compiled = (compiler: string, options: readonly string[]): string => {
+  const folder = mkdtempSync(join(scratch, 'program-'))
+  writeFileSync(join(folder, 'one.c'), `
+int other(int);
+void fail(int) __attribute__((cold));
+static inline int twice(int n) { return n * 2; }
+static __attribute__((noinline)) int
+picked(int n, int unused)
+{
+\treturn n * other(n) + twice(n);
+}
+
+int
+_text(int n)
+{
+\tif (n < 0) {
+\t\tfail(n);
+\t\tother(n * 3);
+\t}
+\treturn picked(n, 7) + picked(n + 1, 7);
+}
+`)
+  writeFileSync(join(folder, 'two.c'), 'int\nother(int n)\n{\n\treturn n ^ 5;\n}\n\nvoid fail(int n)\n{\n\t(void)n;\n\t__asm__ volatile("");\n}\n')
+  const path = join(folder, 'program')
+  execFileSync(compiler, ['-O2', ...options, '-mcmodel=kernel', '-nostdlib', '-static', '-no-pie', '-fno-pie', `-Wl,-Ttext=0x${BASE.toString(16)},-e,_text`,
+    '-o', path, join(folder, 'one.c'), join(folder, 'two.c')], { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] })
+  return path
+}
+
+t.test('versions of DWARF', (t) => {
+  let cold = 0
+  for (const [compiler, ...options] of [
+    ['gcc', '-gdwarf-2'], ['gcc', '-gdwarf-3'], ['gcc', '-gdwarf-4'], ['gcc', '-gdwarf-5'], ['gcc', '-gdwarf-5', '-gdwarf64'],
+    ['gcc', '-gdwarf-4', '-ffunction-sections'], ['clang', '-gdwarf-4'], ['clang', '-gdwarf-5'], ['clang', '-gdwarf-5', '-ffunction-sections'],
+  ] as [string, ...string[]][]) {
+    const path = compiled(compiler, options)
+    const symbols = execFileSync('nm', [path], { encoding: 'utf8' }).trim().split('\n').map((line) => line.split(' ') as [string, string, string])
+      .filter(([, kind]) => kind === 'T' || kind === 't').map(([address, , name]) => ({ name, address: BigInt(`0x${address}`) }))
+    const declarations = readDeclarations(path, BASE)
+    const judged = theirs(path, symbols.map(({ address }) => address))
+    t.same(symbols.map(({ address }) => ours(declarations, Number(address - BASE))), judged, `${compiler} ${options.join(' ')}: ${symbols.map(({ name }) => name).join(' ')}`)
+    t.ok(['picked:6', '_text:12', 'other:2', 'fail:7'].every((one) => judged.includes(one)), judged.join(' '))
+    cold += symbols.filter(({ name, address }) => name.endsWith('.cold') && declarations.get(Number(address - BASE))!.name === '_text').length
+  }
+  t.ok(cold > 3, `${cold} cold parts`)
+  t.end()
+})
+
+t.test('damaged', (t) => {
+  t.comment(seedNote)
+  const random = lottery(seed)
+  const damaged = join(scratch, 'damaged')
+  let refused = 0
+  for (const path of [compiled('gcc', ['-gdwarf-5']), compiled('gcc', ['-gdwarf-4']), compiled('clang', ['-gdwarf-5'])]) {
+    const elf = openElf(path)
+    const sections = ['.debug_info', '.debug_abbrev', '.debug_rnglists', '.debug_ranges', '.debug_str_offsets', '.debug_addr'].flatMap((name) => elf.section(name) ?? [])
+    elf.close()
+    const whole = readFileSync(path)
+    for (let round = 0; round < DAMAGES / 3; round++) {
+      const bytes = Buffer.from(whole)
+      for (let i = 1 + random(4); i > 0; i--) {
+        const { offset, size } = sections[random(sections.length)]!
+        bytes[offset + random(size)] = random(3) === 0 ? 255 : random(256)
+      }
+      writeFileSync(damaged, bytes)
+      try {
+        readDeclarations(damaged, BASE)
+      } catch (error) {
+        if (!(error instanceof KerninstError) || error.exit !== EXIT.data) throw error
+        refused++
+      }
+    }
+    execFileSync('objcopy', ['--strip-debug', path, damaged])
+    t.throws(() => readDeclarations(damaged, BASE), /does not say where functions are declared/)
+    execFileSync('objcopy', ['--compress-debug-sections=zlib', path, damaged])
+    t.throws(() => readDeclarations(damaged, BASE), /compressed/)
+  }
+  t.ok(refused > DAMAGES / 20 && refused < DAMAGES, `${refused} of ${DAMAGES} are refused`)
+  t.end()
+})
