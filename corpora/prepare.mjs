@@ -150,7 +150,7 @@ const TOOLS = [
   ['sparse', () => onPath('sparse'), { purposes: ['test'] }],
   ['clang', () => onPath('clang'), { purposes: ['test'] }], // libFuzzer is a part of it
   ['libclang-rt-14-dev', () => inClang('libclang_rt.fuzzer-x86_64.a') && inClang('libclang_rt.asan-x86_64.a'), { purposes: ['test'] }],
-  ['llvm', () => onPath('llvm-symbolizer'), { purposes: ['test'] }], // names in what a sanitizer reports; a judge of source lines
+  ['llvm', () => onPath('llvm-symbolizer') && onPath('llvm-profdata'), { purposes: ['test'] }], // names in what a sanitizer reports; judges of source lines and profiles
 ]
 
 /** The options with which apt also sees the backports of Debian 12, and prefers them; none on another system. */

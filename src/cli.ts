@@ -13,7 +13,9 @@ import { runsOf } from './dump/fleet.js'
 import { openVmcore } from './dump/vmcore.js'
 import { EXIT, KerninstError } from './error.js'
 import { readLimited, removeTemporaries, writeWhole } from './file.js'
-import { analyzeImage, callsSeen, countFunction, coverLines, functionsNamed, lookInside, openGround, planBundle, type PlanResult } from './pipeline.js'
+import {
+  analyzeImage, callsSeen, countFunction, coverLines, functionsNamed, lookInside, openGround, planBundle, sampleFunctions, type PlanResult,
+} from './pipeline.js'
 import type { ProgramText } from './probe/requests.js'
 import { analysisJson, analysisText, describeFinding } from './report/analysis.js'
 import { reportCsv } from './report/csv.js'
@@ -31,6 +33,7 @@ import { reportHtml } from './report/page.js'
 import { reportPprof } from './report/pprof.js'
 import { gathered, printable } from './report/printable.js'
 import { profileOf } from './report/profile.js'
+import { reportSampleProfile } from './report/sampleprofile.js'
 import { showJson, showText } from './report/show.js'
 import { reportFolded, reportSpeedscope } from './report/stacks.js'
 import { reportText, textOptions, type TextOptions } from './report/text.js'
@@ -241,11 +244,17 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     if (options.format === 'pprof') return [reportPprof(numbers, calls, image, lines)]
     return options.format === 'folded' ? reportFolded(calls, image.functions) : reportSpeedscope(calls, image.functions, `calls on ${numbers.host}`)
   }
-  const picture = async (numbers: ReportNumbers): Promise<Iterable<string>> => {
+  const picture = async (numbers: ReportNumbers): Promise<Pieces> => {
     if (options.function === undefined) throw new KerninstError(EXIT.usage, `--format ${options.format} needs --function, the one to show`)
     const fn = await countFunction(numbers, vmlinux(), options.function, showStage)
     clearStage()
     return [options.format === 'dot' ? flowDot(fn) : flowSvg(fn)]
+  }
+  const samples = async (numbers: ReportNumbers): Promise<Pieces> => {
+    const seen = await sampleFunctions(numbers, vmlinux(), showStage)
+    clearStage()
+    if (seen.ambiguous > 0) say(`kerninst: names left out, since several functions of the sources bear them: ${seen.ambiguous}`)
+    return reportSampleProfile(seen)
   }
   const withInside = (make: (numbers: ReportNumbers, inside?: Inside) => Iterable<string>) => async (numbers: ReportNumbers): Promise<Iterable<string>> => {
     if (options.vmlinux === undefined) return make(numbers)
@@ -260,6 +269,7 @@ const report = async (paths: readonly string[], options: ReportOptions): Promise
     html: withInside(reportHtml),
     markdown: reportMarkdown,
     lcov,
+    'sample-profile': samples,
     folded: stacks,
     speedscope: stacks,
     dot: picture,
@@ -390,8 +400,10 @@ program
   .requiredOption('--bundle <bundle>', 'the bundle that was applied', collect)
   .option('--diff', 'compare two dumps: what rose, fell, appeared; of two bundles, with --bundle twice')
   .option('--vmcore <file>', 'in place of a dump: a memory image, ELF or kdump-compressed, in which the counters are found')
-  .option('--format <format>', 'text, json, csv, markdown, html (one page), lcov (line coverage), folded, speedscope or pprof (calls), dot or svg (one function)', 'text')
-  .option('--vmlinux <image>', 'the image that was planned for: for html and json, to show functions in full; for calls, dot and svg; for lcov, with debug information')
+  .option('--format <format>', 'text, json, csv, markdown, html (one page), lcov (line coverage), sample-profile (for LLVM), ' +
+    'folded, speedscope or pprof (calls), dot or svg (one function)', 'text')
+  .option('--vmlinux <image>', 'the image that was planned for: for html and json, to show functions in full; for calls, dot and svg; ' +
+    'with debug information, for lcov and sample-profile')
   .option('--function <name>', 'for dot and svg: the function whose control flow is shown, NAME or NAME@0xADDRESS')
   .option('--sources <folder>', 'for lcov: where the kernel\'s sources lie')
   .option('-o, --output <file>', 'write there, not to stdout')

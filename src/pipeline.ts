@@ -6,6 +6,7 @@ import { setImmediate } from 'node:timers/promises'
 import { writeBundle } from './bundle/bundle.js'
 import { buildGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
+import { readDeclarations } from './image/declarations.js'
 import { loadImage, type Image, type ImageOptions } from './image/image.js'
 import { hasLines, readLines, type Lines } from './image/lines.js'
 import { NONE, toAddress } from './image/rva.js'
@@ -26,6 +27,7 @@ import { analyze, type Analysis } from './report/analysis.js'
 import { callGraphOf, type CallGraph } from './report/callgraph.js'
 import { coverageOf, type FileCoverage } from './report/coverage.js'
 import type { ReportNumbers } from './report/numbers.js'
+import { samplesOf, type Samples } from './report/sampleprofile.js'
 import { countedFunctions, functionViews, type CountedFunction, type Inside } from './report/views.js'
 import { EXIT, KerninstError } from './error.js'
 
@@ -222,6 +224,18 @@ export const coverLines = async (
   const lines = await stage('source lines', () => readLines(path, image.base, image.imageBytes))
   const graph = await stage('control flow', () => buildGraph(image))
   return stage('coverage', () => coverageOf(numbers, graph, lines))
+}
+
+/** What ran of each function of the sources, of a report and the image that its bundle was planned for. */
+export const sampleFunctions = async (
+  numbers: ReportNumbers, path: string, progress: (stage: string) => void,
+): Promise<Samples> => {
+  const { stage } = stopwatch(progress)
+  const image = await stage('image', () => imageOf(numbers, path))
+  const lines = await stage('source lines', () => readLines(path, image.base, image.imageBytes))
+  const declarations = await stage('declarations', () => readDeclarations(path, image.base))
+  const graph = await stage('control flow', () => buildGraph(image))
+  return stage('samples', () => samplesOf(numbers, graph, lines, declarations))
 }
 
 /** Those that a name means; with its address one of several of that name, as in programs. */

@@ -6,7 +6,7 @@ import type { KernelGraph } from '../cfg/graph.js'
 import { FLOW } from '../code/instructions.js'
 import { NONE, type Rva } from '../image/rva.js'
 import type { ReportNumbers } from './numbers.js'
-import { blockRuns } from './runs.js'
+import { addTo, blockRuns } from './runs.js'
 
 export interface Calls {
   readonly caller: number // function
@@ -48,7 +48,7 @@ export const callGraphOf = (numbers: ReportNumbers, graph: KernelGraph): CallGra
     const calls = counts.get(key) ?? { caller: from, callee: to, count: 0n }
     calls.count += count
     counts.set(key, calls)
-    known.set(to, (known.get(to) ?? 0n) + count)
+    addTo(known, [[to, count]])
   }
   const entered = new Map<number, bigint>()
   for (let fn = 0; fn < functions.count; fn++) {

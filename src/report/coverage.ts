@@ -10,7 +10,7 @@ import type { KernelGraph } from '../cfg/graph.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { isLine, type Lines } from '../image/lines.js'
 import type { ReportNumbers } from './numbers.js'
-import { atLeast, blockRuns } from './runs.js'
+import { addTo, atLeast, blockRuns } from './runs.js'
 
 export interface FunctionCoverage {
   readonly name: string
@@ -29,32 +29,45 @@ export interface FileCoverage {
 /** Lines of a file are numbered together with it. */
 const MAX_LINES = 2 ** 22
 
-export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lines): FileCoverage[] => {
-  const { insns, blockFirst, blockOf, index, image: { functions } } = graph
-  const ran = blockRuns(numbers, graph)
+/** A line's number among those of all files, and back. */
+const keyOf = (file: number, line: number): number => file * MAX_LINES + line
+export const placeOf = (key: number): { file: number; line: number } => ({ file: Math.floor(key / MAX_LINES), line: key % MAX_LINES })
+
+/** Lines with counts, by their keys; of a stretch of code that is one function's. */
+export interface Stretch {
+  readonly fn: number // or NONE
+  readonly counts: Map<number, bigint>
+}
+
+/** The lines of all counted blocks, function by function. @param ran by blockRuns */
+export function* linesByFunction(ran: ReadonlyMap<number, bigint>, graph: KernelGraph, lines: Lines): Generator<Stretch, void> {
+  const { insns, blockFirst, image: { functions } } = graph
   const startOf = (block: number): Rva => insns.rva[blockFirst[block]!]!
-  const whole = new Map<number, bigint>() // file * MAX_LINES + line -> count
-  let own = new Map<number, bigint>() //     the same, of one function
-  let current = NONE
-  const flush = (): void => {
-    for (const [key, count] of own) whole.set(key, (whole.get(key) ?? 0n) + count)
-    own = new Map()
-  }
+  let own: Stretch = { fn: NONE, counts: new Map() }
   for (const block of [...ran.keys()].sort((a, b) => a - b)) {
     const start = startOf(block)
     const fn = functions.functionAt(start)
-    if (fn !== current) flush()
-    current = fn
+    if (fn !== own.fn) {
+      yield own
+      own = { fn, counts: new Map() }
+    }
     const last = blockFirst[block + 1]! - 1
     const end = insns.rva[last]! + insns.length[last]!
     const first = lines.rowAt(start)
     if (first === NONE) continue
     for (let row = first; row < lines.rva.length && lines.rva[row]! < end; row++) {
       const line = lines.line[row]!
-      if (isLine(lines, row) && line < MAX_LINES) atLeast(own, lines.file[row]! * MAX_LINES + line, ran.get(block)!)
+      if (isLine(lines, row) && line < MAX_LINES) atLeast(own.counts, keyOf(lines.file[row]!, line), ran.get(block)!)
     }
   }
-  flush()
+  yield own
+}
+
+export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lines): FileCoverage[] => {
+  const { blockOf, index, image: { functions } } = graph
+  const ran = blockRuns(numbers, graph)
+  const whole = new Map<number, bigint>() // key of a line -> count
+  for (const { counts } of linesByFunction(ran, graph, lines)) addTo(whole, counts)
 
   const files = new Map<number, { lines: [number, bigint][]; functions: FunctionCoverage[] }>()
   const fileOf = (file: number): { lines: [number, bigint][]; functions: FunctionCoverage[] } => {
@@ -62,7 +75,10 @@ export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Li
     files.set(file, known)
     return known
   }
-  for (const [key, count] of whole) fileOf(Math.floor(key / MAX_LINES)).lines.push([key % MAX_LINES, count])
+  for (const [key, count] of whole) {
+    const { file, line } = placeOf(key)
+    fileOf(file).lines.push([line, count])
+  }
   for (let fn = 0; fn < functions.count; fn++) {
     const insn = index.at(functions.start[fn]!)
     const count = insn === NONE ? undefined : ran.get(blockOf[insn]!)

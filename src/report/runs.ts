@@ -16,6 +16,11 @@ export const atLeast = <K>(map: Map<K, bigint>, key: K, count: bigint): void => 
   if (known === undefined || known < count) map.set(key, count)
 }
 
+/** Counts are added to those of the same keys. */
+export const addTo = <K>(map: Map<K, bigint>, counts: Iterable<readonly [K, bigint]>): void => {
+  for (const [key, count] of counts) map.set(key, (map.get(key) ?? 0n) + count)
+}
+
 /** Block -> how often it ran. */
 export const blockRuns = ({ manifest, served, counts }: ReportNumbers, { index, blockOf }: KernelGraph): Map<number, bigint> => {
   const ran = new Map<number, bigint>()
