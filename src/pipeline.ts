@@ -233,7 +233,7 @@ export const sampleFunctions = async (
   const { stage } = stopwatch(progress)
   const image = await stage('image', () => imageOf(numbers, path))
   const lines = await stage('source lines', () => readLines(path, image.base, image.imageBytes))
-  const declarations = await stage('declarations', () => readDeclarations(path, image.base))
+  const declarations = await stage('declarations', () => readDeclarations(path, image.base, lines))
   const graph = await stage('control flow', () => buildGraph(image))
   return stage('samples', () => samplesOf(numbers, graph, lines, declarations))
 }

@@ -24,7 +24,7 @@ const target = kernel('6.1-cloud')
 const image = loadImage(target.vmlinux)
 const { functions } = image
 const lines = readLines(target.vmlinux, image.base, image.imageBytes)
-const declarations = readDeclarations(target.vmlinux, image.base)
+const declarations = readDeclarations(target.vmlinux, image.base, lines)
 
 /** Functions by their names in the sources. */
 const byName = new Map<string, number[]>()
@@ -33,8 +33,8 @@ for (let f = 0; f < functions.count; f++) {
   if (name !== undefined) byName.set(name, [...byName.get(name) ?? [], f])
 }
 const placeOf = (f: number): string => {
-  const { line, entry } = declarations.get(functions.start[f]!)!
-  return `${lines.files[lines.file[lines.rowAt(entry)]!]!}:${line}`
+  const { file, line } = declarations.get(functions.start[f]!)!
+  return `${lines.files[file]!}:${line}`
 }
 /** One of a name that several functions of the sources have, and one that was compiled twice from one place. */
 const shared = [...byName].find(([, all]) => new Set(all.map(placeOf)).size > 1)!

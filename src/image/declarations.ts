@@ -1,16 +1,18 @@
 // Where functions are declared: of the debug information of a vmlinux (.debug_info, versions 2 to 5; DWARF 5, chapter 7.5), what is
-// known of functions alone. In: the file, and where the kernel is linked. Out: by address, the names that functions have in the
-// sources, and the lines of these names there: those of a clone (.isra.0, .part.0) and of a part (.cold) are its function's.
+// known of functions alone. In: the file, where the kernel is linked, its line tables. Out: by address, the names that functions have
+// in the sources, and where these names are there: those of a clone (.isra.0, .part.0) and of a part (.cold) are its function's.
 // Left out: everything else, inlined calls among it; and functions whose name is in another unit (LTO), in a supplementary file
 // or in a unit of types. Compressed sections are refused by elf.ts.
 
 import { EXIT, KerninstError } from '../error.js'
 import { Cursor, textAt } from './cursor.js'
 import { openElf, type Elf } from './elf.js'
+import type { Lines } from './lines.js'
 import { NONE, type Rva } from './rva.js'
 
 export interface Declaration {
   readonly name: string
+  readonly file: number // index in the files of the line tables
   readonly line: number
   /** Where the function, or this clone of it, is entered. */
   readonly entry: Rva
@@ -22,7 +24,8 @@ export type Declarations = ReadonlyMap<Rva, Declaration>
 /** Entries and attributes that matter (7.5.3 and 7.5.4). */
 const SUBPROGRAM = 0x2e
 const ATTRIBUTE = {
-  sibling: 0x01, name: 0x03, lowPc: 0x11, abstractOrigin: 0x31, line: 0x3b, specification: 0x47, ranges: 0x55, stringBase: 0x72, addressBase: 0x73, rangeBase: 0x74,
+  sibling: 0x01, name: 0x03, statements: 0x10, lowPc: 0x11, abstractOrigin: 0x31, file: 0x3a, line: 0x3b, specification: 0x47, ranges: 0x55,
+  stringBase: 0x72, addressBase: 0x73, rangeBase: 0x74,
 } as const
 const READ: ReadonlySet<number> = new Set(Object.values(ATTRIBUTE))
 
@@ -74,11 +77,13 @@ interface Entry {
   sibling: number //   in the section, as all offsets
   name: number //      offset of the text, or -1
   nameForm: number
+  file: number //      its number in the unit
   line: number
   low: Rva //          or NONE
   ranges: number
   rangesForm: number
   origin: number
+  statements: number // of a unit: where its line table is
   stringBase: number
   addressBase: number
   rangeBase: number
@@ -93,6 +98,7 @@ interface Unit {
   addressBase: number
   rangeBase: number
   low: Rva
+  files: readonly number[]
 }
 
 class DeclarationReader {
@@ -107,8 +113,9 @@ class DeclarationReader {
   readonly #oldRanges: Uint8Array //     .debug_ranges
   readonly #shapes = new Map<number, (Shape | undefined)[]>() // by offset
   readonly #base: bigint
+  readonly #files: Lines['units']
 
-  constructor(elf: Elf, base: bigint) {
+  constructor(elf: Elf, base: bigint, files: Lines['units']) {
     const optional = (name: string): Uint8Array => (elf.section(name) === undefined ? new Uint8Array(0) : elf.readSection(name))
     this.#info = new Cursor(elf.readSection('.debug_info'))
     this.#abbreviations = elf.readSection('.debug_abbrev')
@@ -119,6 +126,7 @@ class DeclarationReader {
     this.#rangeLists = optional('.debug_rnglists')
     this.#oldRanges = optional('.debug_ranges')
     this.#base = base
+    this.#files = files
   }
 
   /** @throws RangeError where a unit says more than is there */
@@ -153,7 +161,7 @@ class DeclarationReader {
     if (version < 5) info.skip(1)
     const shapes = this.#shapes.get(offset) ?? this.#shapesAt(offset)
     this.#shapes.set(offset, shapes)
-    return { start, version, wide, shapes, stringBase: 0, addressBase: 0, rangeBase: 0, low: NONE }
+    return { start, version, wide, shapes, stringBase: 0, addressBase: 0, rangeBase: 0, low: NONE, files: [] }
   }
 
   #shapesAt(offset: number): (Shape | undefined)[] {
@@ -189,7 +197,10 @@ class DeclarationReader {
         if (--depth <= 0) return
         continue
       }
-      if (first) [unit.stringBase, unit.addressBase, unit.rangeBase, unit.low] = [entry.stringBase, entry.addressBase, entry.rangeBase, entry.low]
+      if (first) {
+        [unit.stringBase, unit.addressBase, unit.rangeBase, unit.low] = [entry.stringBase, entry.addressBase, entry.rangeBase, entry.low]
+        unit.files = this.#files.get(entry.statements) ?? []
+      }
       if (entry.shape.tag === SUBPROGRAM && (entry.low !== NONE || entry.ranges >= 0)) this.#function(unit, entry)
       if (entry.shape.hasChildren) {
         if (!first && entry.sibling >= 0) {
@@ -214,7 +225,8 @@ class DeclarationReader {
     const shape = unit.shapes[code]
     if (shape === undefined) throw new RangeError('a number without a shape')
     const entry: Entry = {
-      shape, sibling: -1, name: -1, nameForm: 0, line: -1, low: NONE, ranges: -1, rangesForm: 0, origin: -1, stringBase: 0, addressBase: 0, rangeBase: 0,
+      shape, sibling: -1, name: -1, nameForm: 0, file: -1, line: -1, low: NONE, ranges: -1, rangesForm: 0, origin: -1,
+      statements: -1, stringBase: 0, addressBase: 0, rangeBase: 0,
     }
     const { attribute, form, value } = shape
     for (let i = 0; i < form.length; i++) {
@@ -254,6 +266,8 @@ class DeclarationReader {
     }
     const number = this.#number(unit, form, constant)
     if (attribute === ATTRIBUTE.line) entry.line = number
+    else if (attribute === ATTRIBUTE.file) entry.file = number
+    else if (attribute === ATTRIBUTE.statements) entry.statements = number
     else if (attribute === ATTRIBUTE.ranges) entry.ranges = number
     else if (attribute === ATTRIBUTE.stringBase) entry.stringBase = number
     else if (attribute === ATTRIBUTE.addressBase) entry.addressBase = number
@@ -324,19 +338,21 @@ class DeclarationReader {
     const info: Cursor = this.#info
     const behind = info.at
     let name: string | undefined
-    let line = -1
+    let [file, line] = [-1, -1]
     let from: Entry | undefined = entry
     for (let i = 0; from !== undefined && i < MAX_ORIGINS; i++) {
       name ??= this.#text(unit, from)
+      if (file < 0) file = from.file
       if (line < 0) line = from.line
       if (from.origin < 0) break
       info.at = from.origin
       from = this.#entry(unit)
     }
     info.at = behind
-    if (name === undefined || name === '' || line <= 0) return
+    const known = unit.files[file] ?? NONE
+    if (name === undefined || name === '' || known === NONE || line <= 0) return
     const starts = entry.ranges >= 0 ? this.#starts(unit, entry) : [entry.low]
-    const declaration = { name, line, entry: starts[0]! }
+    const declaration = { name, file: known, line, entry: starts[0]! }
     for (const start of starts) if (start !== NONE && !this.found.has(start)) this.found.set(start, declaration)
   }
 
@@ -412,13 +428,13 @@ class DeclarationReader {
  * @param base link-time address of rva 0
  * @throws KerninstError (65) where that is not in it, or damaged
  */
-export const readDeclarations = (path: string, base: bigint): Declarations => {
+export const readDeclarations = (path: string, base: bigint, { units }: Pick<Lines, 'units'>): Declarations => {
   const elf = openElf(path)
   try {
     if (elf.section('.debug_info') === undefined || elf.section('.debug_abbrev') === undefined) {
       throw new KerninstError(EXIT.data, `${path}: does not say where functions are declared (.debug_info): take the vmlinux of the kernel's debug package`)
     }
-    const reader = new DeclarationReader(elf, base)
+    const reader = new DeclarationReader(elf, base, units)
     try {
       reader.read()
     } catch (error) {

@@ -17,6 +17,8 @@ export interface Lines {
   readonly rva: Uint32Array //         row -> its first address
   readonly file: Uint32Array //        row -> index in files; NONE: no line up to the next row
   readonly line: Uint32Array //        row -> from 1 on; 0: the compiler made it up
+  /** Where a unit's table is in .debug_line -> what its numbers of files are, as indices in files; NONE for none. */
+  readonly units: ReadonlyMap<number, readonly number[]>
   /** The row that an address is in, or NONE. */
   rowAt(rva: Rva): number
 }
@@ -98,6 +100,7 @@ class LineReader {
   readonly file = new Growing()
   readonly line = new Growing()
   readonly sequences: Sequence[] = []
+  readonly units = new Map<number, number[]>()
   readonly #lines: Cursor
   readonly #texts: Uint8Array // .debug_line_str
   readonly #strings: Uint8Array // .debug_str
@@ -119,13 +122,14 @@ class LineReader {
     const all = lines.end
     while (lines.at < all) {
       lines.end = all
+      const start = lines.at
       let length = lines.u32()
       const wide = length === 0xffff_ffff
       if (wide) length = lines.u64()
       const end = lines.at + length
       if (end > all) throw new RangeError('cut off')
       lines.end = end
-      this.#unit(wide)
+      this.#unit(start, wide)
       lines.at = end
     }
   }
@@ -177,7 +181,7 @@ class LineReader {
     return numbers
   }
 
-  #unit(wide: boolean): void {
+  #unit(start: number, wide: boolean): void {
     const lines: Cursor = this.#lines
     const version = lines.u16()
     if (version < 2 || version > 5) return
@@ -192,6 +196,7 @@ class LineReader {
     const opcodeBase = lines.u8()
     const operands = Array.from({ length: Math.max(0, opcodeBase - 1) }, () => lines.u8())
     const files = this.#fileTable(version, wide)
+    this.units.set(start, files)
     if (lineRange === 0 || program > lines.end) throw new RangeError('a header that does not fit')
     lines.at = program
     this.#run(files, least, lineBase, lineRange, opcodeBase, operands)
@@ -311,7 +316,7 @@ export const readLines = (path: string, base: bigint, imageBytes: number): Lines
   }
 }
 
-const sorted = ({ files, rva, file, line, sequences }: LineReader, imageBytes: number): Lines => {
+const sorted = ({ files, rva, file, line, sequences, units }: LineReader, imageBytes: number): Lines => {
   const startOf = ({ first }: Sequence): number => rva.values[first]!
   sequences.sort((a, b) => startOf(a) - startOf(b))
   const total = sequences.reduce((sum, { first, end }) => sum + end - first, 1)
@@ -330,6 +335,7 @@ const sorted = ({ files, rva, file, line, sequences }: LineReader, imageBytes: n
   const sortedRva = columns.rva.slice(0, rows)
   return {
     files: relative(files.names),
+    units,
     rva: sortedRva, file: columns.file.slice(0, rows), line: columns.line.slice(0, rows),
     rowAt: (at) => {
       const row = lowerBound(sortedRva, at + 1) - 1

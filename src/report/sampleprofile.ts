@@ -57,18 +57,15 @@ interface Source {
 }
 
 /** Function -> where it is in the sources, undefined where that is not known; and names of several such places. */
-const sourcesOf = ({ functions }: KernelGraph['image'], lines: Lines, declarations: Declarations): { sources: (Source | undefined)[]; shared: Set<string> } => {
+const sourcesOf = ({ functions }: KernelGraph['image'], declarations: Declarations): { sources: (Source | undefined)[]; shared: Set<string> } => {
   const known = new Map<string, Source>()
   const starts = new Map<number, Set<number>>() // file -> lines of names
   const places = new Map<string, Source>() //      name -> the first place
   const shared = new Set<string>()
   const sources = Array.from(functions.start, (start): Source | undefined => {
     const declaration = declarations.get(start)
-    // A function's first line is always its own.
-    const row = declaration === undefined ? NONE : lines.rowAt(declaration.entry)
-    if (declaration === undefined || !isLine(lines, row)) return undefined
-    const { name, line } = declaration
-    const file = lines.file[row]!
+    if (declaration === undefined) return undefined
+    const { name, file, line } = declaration
     const key = `${file} ${line} ${name}`
     const source = known.get(key) ?? { name, file, line, end: Infinity }
     known.set(key, source)
@@ -94,7 +91,7 @@ export const samplesOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lin
   const { blockOf, index, image } = graph
   const { functions } = image
   const ran = blockRuns(numbers, graph)
-  const { sources, shared } = sourcesOf(image, lines, declarations)
+  const { sources, shared } = sourcesOf(image, declarations)
   const sampled = new Map<Source, Sampled>()
   const left = new Set<string>()
   const sampledOf = (fn: number): [Source, Sampled] | undefined => {
