@@ -2,6 +2,8 @@
 // lines where it has them. Out: a gzipped profile; the same stacks as stacks.ts has, but each call instruction has its own.
 // Invariant: each function and each location is there once. Addresses are link-time addresses: of a caller that of its call, of a
 // callee that of its first byte. A location has a line where that is of the function's own file: pprof looks for it there.
+// Which file and line that is, the first row of the line table tells: a heuristic, and of a function in a hundred (6.1) it is
+// code inlined at the very start, and its file.
 // Counts and times are int64 in there; a larger one becomes the largest. Of several hosts, times are the first one's, and comments name all.
 // Left out: inlined calls, which the line tables do not tell.
 
