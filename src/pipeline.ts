@@ -222,8 +222,9 @@ export const coverLines = async (
   const { stage } = stopwatch(progress)
   const image = await stage('image', () => imageOf(numbers, path))
   const lines = await stage('source lines', () => readLines(path, image.base, image.imageBytes))
+  const declarations = await stage('declarations', () => readDeclarations(path, image.base, lines))
   const graph = await stage('control flow', () => buildGraph(image))
-  return stage('coverage', () => coverageOf(numbers, graph, lines))
+  return stage('coverage', () => coverageOf(numbers, graph, lines, declarations))
 }
 
 /** What ran of each function of the sources, of a report and the image that its bundle was planned for. */

@@ -1,6 +1,7 @@
 // Line coverage knows which counts say how often control came by: those that a program decides about say nothing of lines. (What
 // coverage says of a kernel at work, a guest's kprobes judge: test/guest/coverage.test.ts.)
 
+import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -26,8 +27,11 @@ t.test('counts that are not of lines', (t) => {
   ], key, bundle)
   writeFileSync(dump, drawnDump(readBundle(readFileSync(bundle)), 2, lottery(seed)))
   const report = (format: string): string => mustKerninst('report', dump, '--bundle', bundle, '--format', format, '--vmlinux', target.vmlinux)
-  const functions = [...report('lcov').matchAll(/^FN:[0-9]+,(.*)$/gm)].map(([, name]) => name)
-  t.same(functions, ['vfs_read'])
+  const functions = [...report('lcov').matchAll(/^FN:([0-9]+),(.*)$/gm)].map(([, line, name]) => [name, Number(line)])
+  // Where its name stands, as the kernel's own DWARF has it.
+  const info = execFileSync('llvm-dwarfdump', ['--name=vfs_read', target.vmlinux], { encoding: 'utf8', maxBuffer: 1 << 28 })
+  const [, line] = /DW_AT_name\s+\("vfs_read"\)\s+DW_AT_decl_file\s+\("[^"]*\/read_write\.c"\)\s+DW_AT_decl_line\s+\(([0-9]+)\)/.exec(info) ?? []
+  t.same(functions, [['vfs_read', Number(line)]])
   t.match(report('csv'), /^block:vfs_write\+0x/m, 'though they are counted')
   t.match(report('csv'), /^block:vfs_readv\+0x/m)
   const page = report('html')

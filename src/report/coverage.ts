@@ -1,5 +1,5 @@
-// How often source lines ran. In: the numbers of a report, the kernel's graph, its line tables. Out: for each source file its
-// lines and functions with counts.
+// How often source lines ran. In: the numbers of a report, the kernel's graph, its line tables, where its functions are declared. Out:
+// for each source file its lines and functions with counts.
 //
 // A counted instruction tells how often its block ran, and so each line that has an instruction in the block. A line of one
 // function ran as often as the one of its blocks that ran most; a line that is in several functions, since it was inlined
@@ -7,6 +7,7 @@
 // Left out: lines of which no block is counted. They are not in the result: that is not the same as never.
 
 import type { KernelGraph } from '../cfg/graph.js'
+import type { Declarations } from '../image/declarations.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { isLine, type Lines } from '../image/lines.js'
 import type { ReportNumbers } from './numbers.js'
@@ -63,7 +64,7 @@ export function* linesByFunction(ran: ReadonlyMap<number, bigint>, graph: Kernel
   yield own
 }
 
-export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lines): FileCoverage[] => {
+export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lines, declarations: Declarations): FileCoverage[] => {
   const { blockOf, index, image: { functions } } = graph
   const ran = blockRuns(numbers, graph)
   const whole = new Map<number, bigint>() // key of a line -> count
@@ -82,9 +83,8 @@ export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Li
   for (let fn = 0; fn < functions.count; fn++) {
     const insn = index.at(functions.start[fn]!)
     const count = insn === NONE ? undefined : ran.get(blockOf[insn]!)
-    const row = count === undefined ? NONE : lines.rowAt(functions.start[fn]!)
-    if (!isLine(lines, row)) continue
-    fileOf(lines.file[row]!).functions.push({ name: functions.nameOf(fn), line: lines.line[row]!, count: count! })
+    const declared = count === undefined ? undefined : declarations.get(functions.start[fn]!)
+    if (declared !== undefined) fileOf(declared.file).functions.push({ name: functions.nameOf(fn), line: declared.line, count: count! })
   }
   return [...files].map(([file, { lines: ofFile, functions: inFile }]) => ({
     path: lines.files[file]!,
