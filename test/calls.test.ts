@@ -71,9 +71,15 @@ t.test('calls', (t) => {
   t.end()
 })
 
-t.test('in speedscope', { timeout: 0 }, async (t) => {
-  const path = join(scratch, 'calls.speedscope.json')
-  writeFileSync(path, report('speedscope'))
+/** Formats that speedscope's viewer opens: the file's name, what the viewer then calls it, and what it says that it is. */
+const VIEWED = [
+  ['speedscope', 'calls.speedscope.json', 'calls on host', 'Importing as speedscope json file'],
+  ['folded', 'calls.folded', 'calls.folded', 'Importing as collapsed stack format'],
+] as const
+
+for (const [format, file, title, kind] of VIEWED) t.test(`${format} in speedscope`, { timeout: 0 }, async (t) => {
+  const path = join(scratch, file)
+  writeFileSync(path, report(format))
   const [self, whole] = [new Map<string, bigint>(), new Map<string, bigint>()]
   const add = (to: Map<string, bigint>, name: string, count: bigint): void => { to.set(name, (to.get(name) ?? 0n) + count) }
   let total = 0n
@@ -96,8 +102,8 @@ t.test('in speedscope', { timeout: 0 }, async (t) => {
     await page.goto(pathToFileURL(viewer).href)
     const input = await page.waitForSelector('input[type=file]')
     await input!.uploadFile(path)
-    await page.waitForFunction('document.title === "calls on host - speedscope"', { timeout: 60_000 })
-    t.ok(said.some((line) => line === 'Importing as speedscope json file'), said.join(' | '))
+    await page.waitForFunction(`document.title === "${title} - speedscope"`, { timeout: 60_000 })
+    t.ok(said.some((line) => line === kind), said.join(' | '))
     t.ok(said.some((line) => line.startsWith('WebGL initialized')), 'its chart is drawn')
     t.equal((await page.$$('canvas')).length > 0, true)
 
