@@ -11,9 +11,9 @@ import { boundsText, boundText, figuresOf, keyName, valueText } from './values.j
 const SHOWN = 100
 const MOST_STEPS = 24 // of a picture over time
 
-/** A name as a code span that may stand in a table: it has no bars, and its fence is longer than any run of backticks in it. */
+/** A name as a code span that may stand in a table: it has no bars, which readers of tables see also in code, and its fence is longer than any run of backticks in it. */
 const code = (text: string): string => {
-  const plain = printable(text).replaceAll('|', '\\|')
+  const plain = printable(text).replaceAll('|', '\\u{7c}')
   if (plain === '') return ''
   const longest = Math.max(0, ...[...plain.matchAll(/`+/g)].map(([run]) => run.length))
   const fence = '`'.repeat(longest + 1)
