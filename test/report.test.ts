@@ -205,6 +205,7 @@ t.test('derived counts', async (t) => {
   t.match(text, /\nimbalance \(1\)\n  These counts[^]*\n  block:vfs_read\+0x30: -2\n/)
   t.notMatch(reportText(numbers, { width: 100, color: false }), /imbalance/)
   t.match(reportCsv(found), /block:vfs_read\+0x20,,vfs_read\+0x20,1008,true,4,1004\r\n/)
+  t.match(reportCsv(found), /block:vfs_read\+0x30,,vfs_read\+0x30,-2,true,-1,-1\r\n/, 'a number below zero is one')
   t.match(showText(solved), /  block:vfs_read\+0x20  @  derived\n    \+ vfs_read\+0x1d: slot 1,[^]*\n    - vfs_read\+0x5: slot 0,/)
   t.end()
 })
