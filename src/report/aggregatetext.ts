@@ -35,7 +35,7 @@ export const aggregateText = (
 ): string[] => {
   const title = `@${printable(name)}`
   const text = valueText(unit)
-  if (keys.length === 0) return ['', `${title}: ${kind}, nothing was seen`]
+  if (keys.length === 0) return ['', cut(`${title}: ${kind}, nothing was seen`, width)]
   const lines = ['']
   for (const each of keys) {
     const label = keyKind === 'none' ? title : `${title}[${keyKind === 'cpu' ? `cpu ${each.key}` : each.key}]`

@@ -74,8 +74,10 @@ const rowsOf = (numbers: ReportNumbers, order: readonly number[], withColumns: b
     const point = numbers.point(index)
     const name = rowName(point.point, point.aggregate) + (point.derived ? ' (derived)' : '')
     // A derived count has its equation in the bundle; here it would only be in the way.
-    const parts = point.parts.length > 1 && !point.derived ? point.parts.map((part) => row('', part, '', withColumns, true)) : []
-    return [row(name, point, sparkOf(numbers, index, point, withColumns), withColumns, false), ...parts]
+    const parts = point.parts.length > 1 && !point.derived ? point.parts.slice(0, SHOWN).map((part) => row('', part, '', withColumns, true)) : []
+    const left = point.derived ? 0 : point.parts.length - SHOWN
+    const more = left > 0 ? [{ name: '', at: `and ${left} more`, spark: '', numbers: [], isPart: true }] : []
+    return [row(name, point, sparkOf(numbers, index, point, withColumns), withColumns, false), ...parts, ...more]
   })
 
 /** Characters of each column of numbers. */
