@@ -22,6 +22,7 @@ export const MAX_NAMES = 2 ** 20
 export const MAX_NAME_BYTES = 2 ** 26 // of all names
 export const MAX_POINTS = 2 ** 23
 export const MAX_TERMS = 2 ** 25 //     of all points
+export const MAX_POINT_TERMS = 2 ** 12 // of one; of all blocks and edges of 6.12, none has more than 427
 const MAX_PROGRAMS = 2 ** 12
 const MAX_AGGREGATES = 2 ** 16
 const MAX_NUMBERED = 255 //             refusal codes, tactics: they are numbered in a byte
@@ -189,6 +190,9 @@ export const encodeManifest = (manifest: Manifest): Uint8Array => {
   names.forEach((each, i) => {
     if (Buffer.byteLength(each) > MAX_NAME || /\p{Surrogate}/u.test(each)) wrong(`names[${i}]`, `is no text of up to ${MAX_NAME} bytes`)
   })
+  for (let p = 0; p < points.count; p++) {
+    if (points.termStart[p + 1]! - points.termStart[p]! > MAX_POINT_TERMS) wrong(`termCount[${p}]`, `is more than ${MAX_POINT_TERMS}`)
+  }
   const counts = {
     names: names.length, places: places.from.length, asked: asked.kind.length, points: points.count, terms: points.term.length,
     sites: siteTactic.length, slots: slotSite.length,
@@ -289,6 +293,7 @@ const pointsOf = (
   const termStart = new Uint32Array(count + 1)
   termCount.forEach((some, p) => {
     if (some > terms - termStart[p]!) wrong(`termCount[${p}]`, `leads past the ${terms} terms`)
+    if (some > MAX_POINT_TERMS) wrong(`termCount[${p}]`, `is ${some}, more than ${MAX_POINT_TERMS}`)
     termStart[p + 1] = termStart[p]! + some
   })
   if (termStart[count] !== terms) wrong('termCount', `leaves some of the ${terms} terms to no point`)

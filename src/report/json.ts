@@ -17,16 +17,22 @@ const counts = ({ count, perColumn }: PartNumbers, by: ReportNumbers['by']): obj
   [by === 'cpu' ? 'perCpu' : 'perHost']: perColumn.map(String),
 })
 
-const pointJson = (point: PointNumbers, by: ReportNumbers['by'], overTime: readonly bigint[] | undefined): object => ({
-  point: point.point,
-  at: point.at,
-  ...counts(point, by),
-  ...(overTime && { overTime: overTime.map(String) }),
-  derived: point.derived,
-  aggregate: point.aggregate,
-  parts: point.parts.map((part) => ({ at: part.at, ...counts(part, by) })),
-  ...(point.derived && { less: point.less.map((part) => ({ at: part.at, ...counts(part, by) })) }),
-})
+function* partsJson(parts: readonly PartNumbers[], by: ReportNumbers['by']): Generator<object, void> {
+  for (const part of parts) yield { at: part.at, ...counts(part, by) }
+}
+
+/** In pieces: a point of a thousand counters, on a thousand CPUs, is larger than a string may be. */
+function* pointJson(point: PointNumbers, by: ReportNumbers['by'], overTime: readonly bigint[] | undefined): Generator<string, void> {
+  const { point: name, at, derived, aggregate, parts, less } = point
+  const head = { point: name, at, ...counts(point, by), ...(overTime && { overTime: overTime.map(String) }), derived, aggregate }
+  yield `${jsonText(head).slice(0, -1)},"parts":`
+  yield* jsonList(partsJson(parts, by))
+  if (derived) {
+    yield ',"less":'
+    yield* jsonList(partsJson(less, by))
+  }
+  yield '}'
+}
 
 const text = (value: bigint | undefined): string | null => value?.toString() ?? null
 
@@ -52,9 +58,15 @@ const hostJson = ({ name, release, state, dumpedNs, appliedNs, removedNs, resetN
   stopNs: stopNs.toString(), resetNs: resetNs.toString(), cpus: cpuCount,
 })
 
-function* pointsJson(numbers: ReportNumbers): Generator<object, void> {
+function* pointsJson(numbers: ReportNumbers): Generator<string, void> {
+  let before = '['
   let row = 0
-  for (const point of numbers.points()) yield pointJson(point, numbers.by, numbers.series?.counts(row++))
+  for (const point of numbers.points()) {
+    yield before
+    yield* pointJson(point, numbers.by, numbers.series?.counts(row++))
+    before = ','
+  }
+  yield before === '[' ? '[]' : ']'
 }
 
 const functionJson = ({ name, graph, blocks, heat }: FunctionView): object => ({
@@ -90,7 +102,7 @@ export function* reportJson(numbers: ReportNumbers, inside?: Inside): Generator<
     ...(numbers.by === 'host' && { hosts: numbers.hosts.map(hostJson) }),
   }
   yield `${jsonText(head).slice(0, -1)},"points":`
-  yield* jsonList(pointsJson(numbers))
+  yield* pointsJson(numbers)
   yield ',"aggregates":'
   yield* jsonList(numbers.aggregates.map((one, number) => aggregateJson(one, numbers.series?.aggregate(number))))
   yield `,"missed":"${numbers.missed}"`

@@ -16,13 +16,13 @@ import {
   aggregateOf, isCounted, placeName, pointName, pointPlace, pointText, pointsWhere, refusalText, summarize, type Manifest, type ManifestPart,
   type ManifestRefusal, type Summary,
 } from '../splice/manifest.js'
-import { aggregateNumbers, total, type AggregateNumbers, type Counters } from './aggregates.js'
+import { aggregateNumbers, type AggregateNumbers, type Counters } from './aggregates.js'
 import { intervalsOf, type SeriesNumbers } from './series.js'
 
 export interface PartNumbers {
   readonly at: string
   readonly count: bigint
-  readonly perColumn: readonly bigint[] // column -> count
+  readonly perColumn: readonly bigint[] // column -> count; made when it is asked for: there may be thousands of columns
 }
 
 export interface PointNumbers extends PartNumbers {
@@ -133,14 +133,13 @@ export const reportNumbers = (bundle: Bundle, source: Dump | readonly Run[]): Re
   const served = Uint32Array.from(pointsWhere(manifest, true)).filter((p) => isCounted(manifest, p))
   const counts = Array.from(served, (p) => solve(p, (slot) => slots[slot]!))
   const perColumnOf = (p: number): bigint[] => groups.map((group) => solve(p, (slot) => countOn(group, slot)))
-  const numbersOf = (part: ManifestPart): PartNumbers => {
-    const perColumn = groups.map((group) => countOn(group, part.slot))
-    return { at: part.at, count: total(perColumn), perColumn }
-  }
+  const numbersOf = ({ at, slot }: ManifestPart): PartNumbers => ({
+    at, count: slots[slot]!, get perColumn() { return groups.map((group) => countOn(group, slot)) },
+  })
   const point = (row: number): PointNumbers => {
     const p = served[row]!
     const { parts, less, ...text } = pointText(manifest, tables.siteRva, p)
-    return { ...text, count: counts[row]!, perColumn: perColumnOf(p), parts: parts.map(numbersOf), less: less.map(numbersOf) }
+    return { ...text, count: counts[row]!, get perColumn() { return perColumnOf(p) }, parts: parts.map(numbersOf), less: less.map(numbersOf) }
   }
   const hosts = runs.map(({ name, last }): HostNumbers => ({
     name, release: last.release === '' ? manifest.image.release : last.release, state: last.state, dumpedNs: last.dumpedNs,
@@ -179,7 +178,8 @@ export const reportNumbers = (bundle: Bundle, source: Dump | readonly Run[]): Re
       const p = served[row]!
       return {
         point: pointName(manifest, p), aggregate: aggregateOf(manifest, p), derived: points.derived[p] === 1,
-        at: placeName(manifest, pointPlace(manifest, tables.siteRva, p)), count: counts[row]!, perColumn: perColumnOf(p),
+        at: placeName(manifest, pointPlace(manifest, tables.siteRva, p)), count: counts[row]!,
+        get perColumn() { return perColumnOf(p) },
       }
     },
     perColumn: (row) => perColumnOf(served[row]!),
