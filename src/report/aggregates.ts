@@ -56,7 +56,7 @@ const bucketsOf = (one: ManifestAggregate, at: (slot: number) => bigint): Bucket
   return buckets.slice(first, buckets.findLastIndex(({ count }) => count > 0n) + 1)
 }
 
-export const total = (counts: readonly bigint[]): bigint => counts.reduce((sum, count) => sum + count, 0n)
+const total = (counts: readonly bigint[]): bigint => counts.reduce((sum, count) => sum + count, 0n)
 
 /** What one key has seen on some CPUs; undefined: nothing. */
 const keyNumbers = (one: ManifestAggregate, cpus: readonly Counters[], key: number, first: number): KeyNumbers | undefined => {
@@ -83,12 +83,18 @@ const keyNumbers = (one: ManifestAggregate, cpus: readonly Counters[], key: numb
   }
 }
 
+/** CPU -> those of that number, of all hosts. */
+const byNumber = (cpus: readonly Counters[]): Counters[][] => {
+  const found: Counters[][] = []
+  for (const cpu of cpus) (found[cpu.number] ??= []).push(cpu)
+  return found
+}
+
 /** @param cpus of one host or of several; where the CPU is the key, those of one number are one key */
 export const aggregateNumbers = (one: ManifestAggregate, cpus: readonly Counters[]): AggregateNumbers => {
   const { name, kind, unit, keyKind } = one
-  const numbers = [...new Set(cpus.map(({ number }) => number))].sort((a, b) => a - b)
   const found = keyKind === 'cpu'
-    ? numbers.map((cpu) => keyNumbers(one, cpus.filter(({ number }) => number === cpu), cpu, one.first))
+    ? byNumber(cpus).map((ofNumber, cpu) => keyNumbers(one, ofNumber, cpu, one.first))
     : Array.from({ length: one.keys }, (_, key) => keyNumbers(one, cpus, key, one.first + key * one.width))
   return { name, kind, unit, keyKind, keys: found.filter((each) => each !== undefined) }
 }
