@@ -3,7 +3,7 @@
 import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
 import { bar, sparkline } from './chart.js'
 import { el, type Content, type Markup } from './html.js'
-import { factList, table, type Cell } from './pageframe.js'
+import { factList, MOST_ROWS, moreNote, table, type Cell } from './pageframe.js'
 import { grouped } from './printable.js'
 import { MOST_STEPS, ratesOf, valuesOf, type SeriesNumbers } from './series.js'
 import { boundsText, boundText, figuresOf, keyName, valueText } from './values.js'
@@ -50,11 +50,11 @@ export const aggregateSection = (one: AggregateNumbers, number: number, series: 
   if (keyKind === 'none') {
     return [title, factList(figures(first, text).map((figure) => [figure.title, figure.text])), overTime?.(first.key) ?? '']
   }
-  const rows = keys.map((each): Cell[] => [
+  const rows = keys.slice(0, MOST_ROWS).map((each): Cell[] => [
     { content: keyName(keyKind, each.key), value: BigInt(each.key) }, ...figures(each, text).map(({ text: content, value }) => ({ content, value })),
     ...(overTime ? [{ content: overTime(each.key) }] : []),
   ])
   return [title, table(`aggregate-${number}`, `${keys.length} keys`,
     [{ title: 'Key', number: true }, ...figures(first, text).map((figure) => ({ title: figure.title, number: true })),
-      ...(overTime ? [{ title: 'Over time', picture: true }] : [])], rows)]
+      ...(overTime ? [{ title: 'Over time', picture: true }] : [])], rows), moreNote(keys.length - rows.length)]
 }

@@ -8,8 +8,10 @@ const BAR_HEIGHT = 10
 const CPU_WIDTH = 5
 const CPU_GAP = 1
 const SPREAD_HEIGHT = 18
-/** More CPUs than these are drawn thinner. */
+/** More CPUs than these are drawn thinner, and in one piece. */
 const WIDE_CPUS = 32
+/** More than these are drawn together: a page of a thousand rows has no room for a thousand bars in each. */
+const MOST_BARS = 64
 
 /** value / most, as so many hundredths of a pixel; no value but zero is drawn as nothing. */
 const share = (value: bigint, most: bigint, pixels: number): number => {
@@ -22,18 +24,26 @@ export const bar = (value: bigint, most: bigint): Markup =>
   el('svg', { class: 'bar', width: BAR_WIDTH, height: BAR_HEIGHT, viewBox: `0 0 ${BAR_WIDTH} ${BAR_HEIGHT}`, 'aria-hidden': 'true' },
     el('rect', { width: share(value, most, BAR_WIDTH), height: BAR_HEIGHT }))
 
-/** A bar for each CPU, or each host. */
-export const spread = (counts: readonly bigint[], by: string): Markup => {
+/** The sums of neighbours, so many of them at a time. */
+const together = (counts: readonly bigint[], each: number): bigint[] =>
+  Array.from({ length: Math.ceil(counts.length / each) }, (_, i) => counts.slice(i * each, (i + 1) * each).reduce((sum, count) => sum + count, 0n))
+
+/** A bar for each CPU, or each host; where there are many, for several. */
+export const spread = (all: readonly bigint[], by: string): Markup => {
+  const each = Math.ceil(all.length / MOST_BARS)
+  const counts = each > 1 ? together(all, each) : all
   const most = counts.reduce((best, count) => (count > best ? count : best), 0n)
   const [width, gap] = counts.length > WIDE_CPUS ? [1, 0] : [CPU_WIDTH, CPU_GAP]
   const whole = counts.length * (width + gap)
   return el('svg', {
     class: 'spread', width: whole, height: SPREAD_HEIGHT, viewBox: `0 0 ${whole} ${SPREAD_HEIGHT}`, role: 'img',
-    'aria-label': `by ${by}: ${counts.map(grouped).join(', ')}`,
-  }, counts.map((count, i) => {
-    const height = share(count, most, SPREAD_HEIGHT)
-    return el('rect', { x: i * (width + gap), y: SPREAD_HEIGHT - height, width, height })
-  }))
+    'aria-label': `by ${by}${each > 1 ? `, ${each} together` : ''}: ${counts.map(grouped).join(', ')}`,
+  }, counts.length > WIDE_CPUS
+    ? el('path', { d: counts.map((count, i) => `M${i} ${SPREAD_HEIGHT}v-${share(count, most, SPREAD_HEIGHT)}h1V${SPREAD_HEIGHT}z`).join('') })
+    : counts.map((count, i) => {
+      const height = share(count, most, SPREAD_HEIGHT)
+      return el('rect', { x: i * (width + gap), y: SPREAD_HEIGHT - height, width, height })
+    }))
 }
 
 const LINE_WIDTH = 120

@@ -3,6 +3,7 @@
 import { bar } from './chart.js'
 import { flowchart, MOST_DRAWN } from './flowchart.js'
 import { el, type Content, type Markup } from './html.js'
+import { INSIDE_BYTES, some } from './pageframe.js'
 import { grouped } from './printable.js'
 import type { FunctionView } from './views.js'
 
@@ -40,5 +41,5 @@ const functionDetails = (view: FunctionView, number: number): Markup => {
 
 export const insideFunctions = (views: readonly FunctionView[]): Content => [
   el('p', {}, 'The functions that ran most: how control went through them, and each instruction with the registers that are live before it.'),
-  views.map(functionDetails),
+  some(INSIDE_BYTES, views, functionDetails),
 ]

@@ -41,3 +41,19 @@ export const el = (name: string, attributes: Attributes = {}, ...contents: reado
 
 /** Text that we wrote ourselves and that is none of HTML's: styles and scripts. */
 export const verbatim = (text: string): Markup => new Markup(text)
+
+/**
+ * As many of the items, from the first on, as make no more bytes of markup than these; and how many are left.
+ * @param make called for the items that are shown, and one more
+ */
+export const fitting = <T>(most: number, items: readonly T[], make: (item: T, index: number) => Content): { shown: Markup[]; left: number } => {
+  const shown: Markup[] = []
+  let bytes = 0
+  for (const [i, item] of items.entries()) {
+    const made = markup(make(item, i))
+    bytes += Buffer.byteLength(made)
+    if (bytes > most) break
+    shown.push(new Markup(made))
+  }
+  return { shown, left: items.length - shown.length }
+}

@@ -11,13 +11,18 @@ import { el, type Content, type Markup } from './html.js'
 import type { HostNumbers, ReportNumbers } from './numbers.js'
 import { byCount, ended, sumsByAsked } from './order.js'
 import { outliers, type Outlier } from './outliers.js'
-import { headerOf, MOST_ROWS, pageOf, table, type Cell, type Column, type Part } from './pageframe.js'
+import {
+  AGGREGATE_BYTES, headerOf, LIST_BYTES, listOf, MOST_ROWS, pageOf, POINT_BYTES, some, table, type Cell, type Column, type Part,
+} from './pageframe.js'
 import { duration, grouped, rateText, wallTime } from './printable.js'
 import { MOST_STEPS, ratesOf, type SeriesNumbers } from './series.js'
 import { keyName, valueText } from './values.js'
 import type { Inside } from './views.js'
 
 const MOST_LISTED = 500
+/** Characters of a program. */
+const MOST_PROGRAM = 2 ** 16
+
 const hostFacts = (host: HostNumbers): string =>
   `${host.release}, ${host.cpuCount} CPUs, applied ${wallTime(host.appliedNs)}, counted ${ended(host)}, stopped ${duration(host.stopNs)} at most`
 
@@ -121,7 +126,7 @@ const pointRows = (numbers: ReportNumbers): Content => {
     { title: 'Count', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Point' }, ...(aggregates ? [{ title: 'Name' }] : []),
     { title: 'Counted at' }, ...(numbers.columns.length > 1 ? [{ title: numbers.by === 'cpu' ? 'By CPU' : 'By host', picture: true }] : []),
     ...time.column,
-  ], rows, order.length - shown.length)
+  ], rows, order.length - shown.length, POINT_BYTES)
 }
 
 const sumRows = (numbers: ReportNumbers): Content => {
@@ -149,8 +154,8 @@ const imbalances = (numbers: ReportNumbers, negative: readonly number[]): Conten
   return [
     el('p', {}, 'These counts follow from others and came out below zero. Threads were between two of the places counted when ' +
       'counting began or ended, or left the function by a way that is not known. Their neighbours are off by as much, and no more.'),
-    el('ul', {}, sorted.slice(0, MOST_LISTED).map((index) => el('li', {}, el('code', {}, numbers.row(index).point), ` ${numbers.counts[index]!}`))),
-    negative.length > MOST_LISTED ? el('p', { class: 'note' }, `${negative.length - MOST_LISTED} more are nearer to zero.`) : '',
+    listOf(sorted.slice(0, MOST_LISTED), (index) => [el('code', {}, numbers.row(index).point), ` ${numbers.counts[index]!}`],
+      Math.max(0, sorted.length - MOST_LISTED)),
   ]
 }
 
@@ -168,12 +173,15 @@ const refusals = (numbers: ReportNumbers): Content => {
   }
   return [
     el('p', {}, 'A point is counted exactly or not at all. These could not be served, for these reasons.'),
-    codes.map((code) => el('details', {},
+    some(2 * LIST_BYTES, codes, (code) => el('details', {},
       el('summary', {}, el('code', {}, code), ` ${grouped(BigInt(refused[code]!))}: ${manifest.refusals.find((one) => one.code === code)?.reason ?? ''}`),
-      el('ul', {}, byCode.get(code)!.map((point) => el('li', {}, el('code', {}, point)))),
+      listOf(byCode.get(code)!, (point) => el('code', {}, point)),
       byCode.get(code)!.length < refused[code]! ? el('p', { class: 'note' }, `${refused[code]! - byCode.get(code)!.length} more: kerninst show lists them all.`) : '')),
   ]
 }
+
+const programs = (texts: readonly string[]): Content =>
+  some(LIST_BYTES, texts, (text) => el('pre', {}, text.length > MOST_PROGRAM ? `${text.slice(0, MOST_PROGRAM)}…` : text))
 
 /** Sums of times, whatever collected them. */
 const timeSums = ({ aggregates }: ReportNumbers): { readonly name: string; readonly unit: Unit; readonly key: string; readonly sum: bigint; readonly count: bigint | undefined }[] =>
@@ -213,11 +221,11 @@ export const reportHtml = (numbers: ReportNumbers, inside?: Inside): Generator<s
     inside !== undefined && inside.views.length > 0 && { id: 'inside', title: 'Inside functions', contents: () => insideFunctions(inside.views) },
     inside !== undefined && inside.calls.calls.length > 0 && { id: 'calls', title: 'Calls', contents: () => callRows(inside) },
     times.length > 1 && { id: 'times', title: 'Times', contents: () => timesTable(times) },
-    aggregates.length > 0 && { id: 'collected', title: 'Collected values', contents: () => aggregates.map((one, a) => aggregateSection(one, a, series)) },
+    aggregates.length > 0 && { id: 'collected', title: 'Collected values', contents: () => some(AGGREGATE_BYTES, aggregates, (one, a) => aggregateSection(one, a, series)) },
     far.length > 0 && { id: 'outliers', title: 'Hosts that stand out', contents: () => outlierRows(numbers, far) },
     negative.length > 0 && { id: 'imbalances', title: 'Counts that do not balance', contents: () => imbalances(numbers, negative) },
     Object.keys(numbers.summary.refused).length > 0 && { id: 'refusals', title: 'Points that were refused', contents: () => refusals(numbers) },
-    { id: 'programs', title: 'Programs', contents: () => manifest.programs.map((program) => el('pre', {}, program)) },
+    { id: 'programs', title: 'Programs', contents: () => programs(manifest.programs) },
   ]
   const warning = missed === 0n ? ''
     : el('p', { class: 'warn' }, `${grouped(missed)} values could not be recorded: a span's table was full, clocks disagreed, or an extremum was overtaken too often.`)

@@ -4,12 +4,21 @@
 
 import { createHash } from 'node:crypto'
 import { client } from './client.js'
-import { el, markup, verbatim, type Content, type Markup } from './html.js'
+import { el, fitting, markup, verbatim, type Content, type Markup } from './html.js'
 import { STYLE } from './pagestyle.js'
 import { grouped } from './printable.js'
 
 /** So many rows of a table; a browser has them at once, and people have not read more. */
 export const MOST_ROWS = 2000
+
+/**
+ * Bytes of markup of a table or list, so that a page stays below 25 MB however long names are. The points', whose rows have pictures, all
+ * aggregates together, and all functions in full have more.
+ */
+export const LIST_BYTES = 1e6
+export const POINT_BYTES = 6e6
+export const AGGREGATE_BYTES = 3e6
+export const INSIDE_BYTES = 8e6
 
 const SCRIPT = `(${client.toString()})()\n`
 
@@ -32,29 +41,46 @@ export interface Cell {
 }
 
 /** A table that can be sorted and filtered where there are scripts. */
-export const table = (id: string, caption: Content, columns: readonly Column[], rows: readonly (readonly Cell[])[], left = 0): Content => {
+export const table = (id: string, caption: Content, columns: readonly Column[], rows: readonly (readonly Cell[])[], left = 0, most = LIST_BYTES): Content => {
   const heads = columns.map(({ title, number, picture, sorted }) => el('th', {
     scope: 'col', class: number ? 'number' : undefined, 'aria-sort': picture ? undefined : sorted ? 'descending' : 'none',
     'data-first': number ? 'descending' : undefined,
   }, picture ? title : el('button', { type: 'button' }, title)))
-  const filter = rows.length < 10 ? '' : el('p', { class: 'filter', 'data-for': id, hidden: true },
+  const { shown, left: unfit } = fitting(most, rows, (cells) => el('tr', {}, cells.map(({ content, value, name }) =>
+    el('td', { class: value !== undefined ? 'number' : name ? 'name' : undefined, 'data-v': value?.toString() }, content))))
+  const filter = shown.length < 10 ? '' : el('p', { class: 'filter', 'data-for': id, hidden: true },
     el('label', {}, 'Filter ', el('input', { type: 'search', 'aria-controls': id })), ' ', el('output', {}))
   return [
     filter,
     el('div', { class: 'scroll' }, el('table', { id, class: 'sortable' },
       el('caption', {}, caption),
       el('thead', {}, el('tr', {}, heads)),
-      el('tbody', {}, rows.map((cells) => el('tr', {}, cells.map(({ content, value, name }) =>
-        el('td', { class: value !== undefined ? 'number' : name ? 'name' : undefined, 'data-v': value?.toString() }, content))))))),
-    left > 0 ? el('p', { class: 'note' }, `${grouped(BigInt(left))} more with lower counts are left out here: --format json or csv has them all.`) : '',
+      el('tbody', {}, shown))),
+    left + unfit > 0 ? el('p', { class: 'note' }, `${grouped(BigInt(left + unfit))} more with lower counts are left out here: --format json or csv has them all.`) : '',
   ]
 }
 
 export const section = (id: string, title: string, ...contents: readonly Content[]): Markup =>
   el('section', { 'aria-labelledby': id }, el('h2', { id }, title), ...contents)
 
-export const factList = (facts: readonly (readonly [term: string, text: string])[]): Markup =>
-  el('dl', { class: 'facts' }, facts.map(([term, text]) => [el('dt', {}, term), el('dd', {}, text)]))
+export const moreNote = (left: number): Content => (left > 0 ? el('p', { class: 'note' }, `${grouped(BigInt(left))} more are left out here.`) : '')
+
+/** As much of a list as there is room for, and how much more there is. */
+export const listOf = <T>(items: readonly T[], make: (item: T) => Content, more = 0): Content => {
+  const { shown, left } = fitting(LIST_BYTES, items, (item) => el('li', {}, make(item)))
+  return [el('ul', {}, shown), moreNote(left + more)]
+}
+
+/** As much of some pieces as there is room for. */
+export const some = <T>(most: number, items: readonly T[], make: (item: T, number: number) => Content): Content => {
+  const { shown, left } = fitting(most, items, make)
+  return [shown, moreNote(left)]
+}
+
+export const factList = (facts: readonly (readonly [term: string, text: string])[]): Content => {
+  const { shown, left } = fitting(LIST_BYTES, facts, ([term, text]) => [el('dt', {}, term), el('dd', {}, text)])
+  return [el('dl', { class: 'facts' }, shown), moreNote(left)]
+}
 
 export const headerOf = (title: string, lead: string, facts: readonly (readonly [string, string])[]): Markup => el('header', {},
   el('a', { class: 'skip', href: '#main' }, 'Skip to the counts'), el('h1', {}, title), el('p', { class: 'lead' }, lead), factList(facts))

@@ -43,7 +43,7 @@ th button { font: inherit; color: inherit; background: none; border: 0; padding:
 th[aria-sort] button::after { content: " ↕"; color: var(--soft) }
 th[aria-sort="descending"] button::after { content: " ↓" }
 th[aria-sort="ascending"] button::after { content: " ↑" }
-svg rect, svg.line path { fill: var(--bar) }
+svg rect, svg.spread path, svg.line path { fill: var(--bar) }
 svg.bar, svg.spread, svg.line { display: block }
 svg.bar + svg.bar { margin-top: 2px }
 svg.flow { display: block; margin: .5rem 0; font: 12px ui-monospace, "DejaVu Sans Mono", monospace }
