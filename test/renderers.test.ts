@@ -13,12 +13,13 @@ import { readDump } from '../src/dump/dump.js'
 import { runsOf } from '../src/dump/fleet.js'
 import { buildGraph } from '../src/cfg/graph.js'
 import { loadImage } from '../src/image/image.js'
+import { readDeclarations } from '../src/image/declarations.js'
 import { readLines } from '../src/image/lines.js'
 import { solveLiveness } from '../src/liveness/live.js'
 import { reportNumbers, type ReportNumbers } from '../src/report/numbers.js'
 import { printable } from '../src/report/printable.js'
 import { COLUMNS, MOST_SLOTS, numbersIn, resealed, setNames, setNumbers, type Packed } from './bundles.js'
-import { drawnDump } from './dumpfile.js'
+import { drawnDump, drawnRun } from './dumpfile.js'
 import { kernel, keygen, plan } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
 import { errorProblem, problemsOf, type Known } from './renderings.js'
@@ -45,8 +46,9 @@ plan(target, [PROGRAM], keygen(scratch, 'trusted'), path)
 const BYTES = readFileSync(path)
 const REAL = readBundle(BYTES)
 const image = loadImage(target.vmlinux)
+const lines = readLines(target.vmlinux, image.base, image.imageBytes)
 const KNOWN: Known = {
-  live: solveLiveness(buildGraph(image)), lines: readLines(target.vmlinux, image.base, image.imageBytes), tables: REAL.decoded.tables,
+  live: solveLiveness(buildGraph(image)), lines, declarations: readDeclarations(target.vmlinux, image.base, lines), tables: REAL.decoded.tables,
   functions: ['vfs_read', 'vfs_readv'].flatMap((name) => image.functions.functionsNamed(name)),
 }
 
@@ -142,6 +144,15 @@ kind('every field of a dump at its borders', (input, t) => {
       const dump = fresh()
       value.copy(dump, at)
       input(`${name} ${value.toString('hex').slice(0, 20)}`, REAL, dump)
+    }
+  }
+  // And in one of several dumps of a run: times that go back, counters that shrink, resets.
+  const run = drawnRun(REAL, 2, random, [10, 20, 30])
+  for (const { name, at, bytes } of FIELDS) {
+    for (const value of borders(bytes)) {
+      const changed = Buffer.from(run[1]!)
+      value.copy(changed, at)
+      input(`series: ${name} ${value.toString('hex').slice(0, 20)}`, REAL, run[0]!, changed, run[2]!)
     }
   }
   t.equal(FIELDS.length, Object.keys(DUMP).length + Object.keys(HEAP).length)

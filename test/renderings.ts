@@ -1,15 +1,18 @@
 // The rule that every rendering of a report keeps, whatever the bundle and the dumps are. In: a report's numbers; the image's
 // tables, for what needs an image. Out: what is wrong, in words.
-// The rule: no character but visible ones, spaces and ends of lines; JSON is JSON, CSV and Markdown have equal rows, HTML has no tag
+// The rule: no character but visible ones, spaces and ends of lines; JSON is as its schema has it, CSV and Markdown have equal rows, HTML has no tag
 // but ours and is small enough, folded stacks are lines with a count.
 
+import { gunzipSync } from 'node:zlib'
 import { EXIT, KerninstError } from '../src/error.js'
+import type { Declarations } from '../src/image/declarations.js'
 import type { Lines } from '../src/image/lines.js'
 import type { KernelLiveness } from '../src/liveness/live.js'
 import { callGraphOf } from '../src/report/callgraph.js'
 import { coverageOf } from '../src/report/coverage.js'
 import { reportCsv } from '../src/report/csv.js'
 import { diffNumbers } from '../src/report/diff.js'
+import { diffHtml } from '../src/report/diffpage.js'
 import { diffJson, diffText } from '../src/report/difftext.js'
 import { flowDot } from '../src/report/dot.js'
 import { flowSvg } from '../src/report/flowchart.js'
@@ -18,11 +21,14 @@ import { reportLcov } from '../src/report/lcov.js'
 import { reportMarkdown } from '../src/report/markdown.js'
 import type { ReportNumbers } from '../src/report/numbers.js'
 import { reportHtml } from '../src/report/page.js'
+import { reportPprof } from '../src/report/pprof.js'
 import { gathered } from '../src/report/printable.js'
+import { reportSampleProfile, samplesOf } from '../src/report/sampleprofile.js'
 import { reportFolded, reportSpeedscope } from '../src/report/stacks.js'
 import { reportText } from '../src/report/text.js'
-import { countedFunctions, functionViews } from '../src/report/views.js'
+import { countedFunctions, functionViews, type Inside } from '../src/report/views.js'
 import type { PatchTables } from '../src/splice/tables.js'
+import { schemaErrors } from './reportschema.js'
 
 export const MAX_HTML = 25e6
 const MAX_MESSAGE = 4096
@@ -32,6 +38,7 @@ const WIDTH = 100
 export interface Known {
   readonly live: KernelLiveness
   readonly lines: Lines
+  readonly declarations: Declarations
   readonly tables: PatchTables
   readonly functions: readonly number[] // whose control flow is drawn
 }
@@ -107,6 +114,8 @@ const markdownProblem = (text: string): string => {
   return ''
 }
 
+const reportProblem = (text: string): string => jsonProblem(text) || schemaErrors(JSON.parse(text)).slice(0, 3).join('; ')
+
 const linesProblem = (wanted: RegExp) => (text: string): string => {
   const odd = text.split('\n').slice(0, -1).find((line) => !wanted.test(line))
   return odd === undefined ? '' : `a line: ${odd.slice(0, 200)}`
@@ -123,21 +132,26 @@ const renderings = (numbers: ReportNumbers, before: ReportNumbers | undefined, k
   const options = { width: WIDTH, color: false }
   const all: Rendering[] = [
     ['text', () => reportText(numbers, options), widthProblem],
-    ['json', () => reportJson(numbers), jsonProblem],
+    ['json', () => reportJson(numbers), reportProblem],
     ['csv', () => reportCsv(numbers), csvProblem],
     ['markdown', () => reportMarkdown(numbers), markdownProblem],
     ['html', () => reportHtml(numbers), htmlProblem],
   ]
   if (before !== undefined) {
-    all.push(['diff, text', () => diffText(diffNumbers(before, numbers), options), widthProblem], ['diff, json', () => diffJson(diffNumbers(numbers, before)), jsonProblem])
+    all.push(['diff, text', () => diffText(diffNumbers(before, numbers), options), widthProblem], ['diff, json', () => diffJson(diffNumbers(numbers, before)), jsonProblem],
+      ['diff, html', () => diffHtml(diffNumbers(before, numbers)), htmlProblem])
   }
   if (known === undefined) return all
-  const { live, lines, tables, functions } = known
+  const { live, lines, declarations, tables, functions } = known
   const { graph, graph: { image } } = live
   const calls = callGraphOf(numbers, graph)
+  const inside = (): Inside => ({ views: functionViews(numbers, live, tables, lines), calls, nameOf: (fn) => image.functions.nameOf(fn) })
   all.push(
-    ['html, functions', () => reportHtml(numbers, functionViews(numbers, live, tables, lines)), htmlProblem],
-    ['lcov', () => reportLcov(coverageOf(numbers, graph, lines), ''), linesProblem(/^(TN:|SF:.+|FN:\d+,.+|FNDA:\d+,.+|(FNF|FNH|LF|LH):\d+|DA:\d+,\d+|end_of_record)$/)],
+    ['html, functions', () => reportHtml(numbers, inside()), htmlProblem],
+    ['json, functions', () => reportJson(numbers, inside()), reportProblem],
+    ['sample profile', () => reportSampleProfile(samplesOf(numbers, graph, lines, declarations)), linesProblem(/^(\S+:\d+:\d+| \d+: \d+( \S+:\d+)*)$/)],
+    ['pprof', () => [Buffer.from(gunzipSync(reportPprof(numbers, calls, image, lines))).toString('hex')], () => ''],
+    ['lcov', () => reportLcov(coverageOf(numbers, graph, lines, declarations), ''), linesProblem(/^(TN:|SF:.+|FN:\d+,.+|FNDA:\d+,.+|(FNF|FNH|LF|LH):\d+|DA:\d+,\d+|end_of_record)$/)],
     ['folded', () => reportFolded(calls, image.functions), linesProblem(/^[^ ]+ \d+$/)],
     ['speedscope', () => reportSpeedscope(calls, image.functions, `calls on ${numbers.host}`), jsonProblem],
   )
