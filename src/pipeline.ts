@@ -182,7 +182,7 @@ export const lookInside = async (
   const graph = await stage('control flow', () => buildGraph(image))
   const live = await stage('liveness', () => solveLiveness(graph))
   return stage('functions', () => ({
-    views: functionViews(numbers, live, tables, lines), calls: callGraphOf(numbers, graph), nameOf: (fn) => image.functions.nameOf(fn),
+    ...functionViews(numbers, live, tables, lines), calls: callGraphOf(numbers, graph), nameOf: (fn) => image.functions.nameOf(fn),
   }))
 }
 

@@ -16,7 +16,7 @@ type Count = 'names' | 'places' | 'asked' | 'points' | 'terms' | 'sites' | 'slot
 export const COLUMNS: Readonly<Record<string, readonly [of: Count, delta: boolean]>> = {
   nameLengths: ['names', false], placeFrom: ['places', true], placeBack: ['places', false], placeName: ['places', true],
   askedKind: ['asked', false], askedName: ['asked', true], askedStart: ['asked', true], askedBytes: ['asked', false],
-  askedOffset: ['asked', false], askedTitle: ['asked', true], askedAggregate: ['asked', true], of: ['points', true], rva: ['points', true],
+  askedOffset: ['asked', false], askedTitle: ['asked', true], askedAggregate: ['asked', true], askedAlways: ['asked', false], of: ['points', true], rva: ['points', true],
   to: ['points', true], refusal: ['points', false], nearest: ['points', false], derived: ['points', false], termCount: ['points', false],
   term: ['terms', true], termRva: ['terms', false], siteTactic: ['sites', false], slotSite: ['slots', true],
 }

@@ -25,10 +25,10 @@ import { lottery, seed, seedNote } from './lottery.js'
 import { errorProblem, problemsOf, type Known } from './renderings.js'
 import { NONE, VFS_READ, sampleManifest, sampleTables, sampleTarget, withDerived } from './sample.js'
 
-const RANDOM_DUMPS = 40
-const RANDOM_BUNDLES = 100
+const RANDOM_DUMPS = 30
+const RANDOM_BUNDLES = 60
 /** What needs the image is shown of one input in so many: it takes most of the time. */
-const WITH_IMAGE = 20
+const WITH_IMAGE = 30
 const MAX_SECONDS = 15 // of one input
 const MAX_MB = 2500 //    of the whole process, a real kernel's graph included
 
@@ -340,9 +340,8 @@ kind('much of everything', (input) => {
   input('1300 histograms', sampleWith(Array.from({ length: 20 }, () => ({ kind: 'hist', keyKind: 'index', keys: 63, width: 65 }))), drawn(1))
   input('10 histograms of 4096 steps', sampleWith(Array.from({ length: 10 }, () => ({ kind: 'lhist', width: 4096, range: ['0', '4094', '1'] }))), drawn(1))
   input('1000 aggregates with long names', sampleWith(Array.from({ length: 1000 }, () => ({ kind: 'sum', name: QUOTES, width: 1 }))), drawn(1))
-  const long = { ...blocks(700, 1), names: sampleManifest().names.map(() => QUOTES) }
+  const long = { ...blocks(500, 1), names: sampleManifest().names.map(() => QUOTES) }
   input('long names', writeBundle({ manifest: long, target: sampleTarget(), tables: sampleTables() }), drawn(2))
-  input('long names, three hosts', writeBundle({ manifest: long, target: sampleTarget(), tables: sampleTables() }), ...['a', 'b', 'c'].map((host) => drawn(1, host)))
   const programs = Array.from({ length: 8 }, () => '\'\u{1b}'.repeat(2 ** 19))
   input('8 MB of programs', writeBundle({ manifest: { ...sampleManifest(), programs }, target: sampleTarget(), tables: sampleTables() }), drawn(1))
   const refusals = Array.from({ length: 255 }, (_, i) => ({ code: `${i}${QUOTES}`.slice(0, 4096), reason: QUOTES }))

@@ -145,7 +145,7 @@ const renderings = (numbers: ReportNumbers, before: ReportNumbers | undefined, k
   const { live, lines, declarations, tables, functions } = known
   const { graph, graph: { image } } = live
   const calls = callGraphOf(numbers, graph)
-  const inside = (): Inside => ({ views: functionViews(numbers, live, tables, lines), calls, nameOf: (fn) => image.functions.nameOf(fn) })
+  const inside = (): Inside => ({ ...functionViews(numbers, live, tables, lines), calls, nameOf: (fn) => image.functions.nameOf(fn) })
   all.push(
     ['html, functions', () => reportHtml(numbers, inside()), htmlProblem],
     ['json, functions', () => reportJson(numbers, inside()), reportProblem],

@@ -7,6 +7,7 @@ import { binary, boundsText, figuresOf, valueText } from './values.js'
 
 const MOST_BAR = 52
 const LEAST_BAR = 8
+const MOST_KEYS = 1000
 
 const histogram = (buckets: readonly Bucket[], width: number, text: (value: bigint) => string): string[] => {
   const labels = buckets.map((bucket) => boundsText(bucket, text))
@@ -37,10 +38,11 @@ export const aggregateText = (
   const text = valueText(unit)
   if (keys.length === 0) return ['', cut(`${title}: ${kind}, nothing was seen`, width)]
   const lines = ['']
-  for (const each of keys) {
+  for (const each of keys.slice(0, MOST_KEYS)) {
     const label = keyKind === 'none' ? title : `${title}[${keyKind === 'cpu' ? `cpu ${each.key}` : each.key}]`
     lines.push(cut(`${label}: ${kind === 'count' ? grouped(each.count!) : figures(each, text)}${overTime === undefined ? '' : `  over time |${overTime(each.key)}|`}`, width))
     if (each.buckets !== undefined) lines.push(...histogram(each.buckets, width, unit !== 'number' ? text : kind === 'hist' ? binary : String))
   }
+  if (keys.length > MOST_KEYS) lines.push(`and ${keys.length - MOST_KEYS} more keys: --format json has all`)
   return lines
 }

@@ -5,7 +5,7 @@ import { flowchart, MOST_DRAWN } from './flowchart.js'
 import { el, type Content, type Markup } from './html.js'
 import { INSIDE_BYTES, some } from './pageframe.js'
 import { grouped } from './printable.js'
-import type { FunctionView } from './views.js'
+import type { FunctionView, Inside } from './views.js'
 
 /** Loops in words: the one that went round most for each time that it was entered first. */
 const loopsText = ({ blocks, heat }: FunctionView): Content => {
@@ -39,7 +39,8 @@ const functionDetails = (view: FunctionView, number: number): Markup => {
           [address, text, live, tactic, ...(hasLines ? [line] : [])].map((cell) => el('td', { class: 'name' }, cell)))))))))
 }
 
-export const insideFunctions = (views: readonly FunctionView[]): Content => [
+export const insideFunctions = ({ views, ran }: Inside): Content => [
   el('p', {}, 'The functions that ran most: how control went through them, and each instruction with the registers that are live before it.'),
   some(INSIDE_BYTES, views, functionDetails),
+  ran > views.length ? el('p', { class: 'note' }, `${grouped(BigInt(ran - views.length))} more functions ran: kerninst report --format svg --function NAME draws any of them.`) : '',
 ]

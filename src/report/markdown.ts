@@ -9,6 +9,7 @@ import { ratesOf } from './series.js'
 import { boundsText, boundText, figuresOf, keyName, valueText } from './values.js'
 
 const SHOWN = 100
+const MOST_KEYS = 100
 const MOST_STEPS = 24 // of a picture over time
 
 /** A name as a code span that may stand in a table: it has no bars, which readers of tables see also in code, and its fence is longer than any run of backticks in it. */
@@ -34,13 +35,13 @@ const figures = (key: KeyNumbers, text: (value: bigint) => string): string => [
 const aggregate = (one: AggregateNumbers): string => {
   const { name, kind, unit, keyKind, keys } = one
   const [text, bounds] = [valueText(unit), boundText(one)]
-  const parts = keys.map((each) => {
+  const parts = keys.slice(0, MOST_KEYS).map((each) => {
     const key = keyKind === 'none' ? '' : `${keyName(keyKind, each.key)}: `
     const buckets = each.buckets === undefined ? ''
       : `\n${table(['values', 'how many'], 0, each.buckets.map((bucket) => [boundsText(bucket, bounds), grouped(bucket.count)]))}`
     return `${key}${figures(each, text)}\n${buckets}`
   })
-  return `\n### ${code(`@${name}`)} ${kind}\n\n${parts.length === 0 ? 'Nothing was seen.\n' : parts.join('\n')}`
+  return `\n### ${code(`@${name}`)} ${kind}\n\n${parts.length === 0 ? 'Nothing was seen.\n' : parts.join('\n')}${keys.length > MOST_KEYS ? `\n${keys.length - MOST_KEYS} more keys are left out.\n` : ''}`
 }
 
 export function* reportMarkdown(numbers: ReportNumbers): Generator<string, void> {

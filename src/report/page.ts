@@ -218,7 +218,7 @@ export const reportHtml = (numbers: ReportNumbers, inside?: Inside): Generator<s
     counts.length > 0 && { id: 'counts', title: 'Counts', contents: () => pointRows(numbers) },
     series !== undefined && { id: 'time', title: 'Over time', contents: () => timeRows(series) },
     counts.length > manifest.asked.kind.length && { id: 'sums', title: 'Functions', contents: () => sumRows(numbers) },
-    inside !== undefined && inside.views.length > 0 && { id: 'inside', title: 'Inside functions', contents: () => insideFunctions(inside.views) },
+    inside !== undefined && inside.views.length > 0 && { id: 'inside', title: 'Inside functions', contents: () => insideFunctions(inside) },
     inside !== undefined && inside.calls.calls.length > 0 && { id: 'calls', title: 'Calls', contents: () => callRows(inside) },
     times.length > 1 && { id: 'times', title: 'Times', contents: () => timesTable(times) },
     aggregates.length > 0 && { id: 'collected', title: 'Collected values', contents: () => some(AGGREGATE_BYTES, aggregates, (one, a) => aggregateSection(one, a, series)) },

@@ -18,7 +18,7 @@ export const MOST_ROWS = 2000
 export const LIST_BYTES = 1e6
 export const POINT_BYTES = 6e6
 export const AGGREGATE_BYTES = 3e6
-export const INSIDE_BYTES = 8e6
+export const INSIDE_BYTES = 5e6
 
 const SCRIPT = `(${client.toString()})()\n`
 

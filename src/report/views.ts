@@ -51,6 +51,8 @@ export interface FunctionView extends CountedFunction {
 /** What the image tells of the functions that ran. */
 export interface Inside {
   readonly views: readonly FunctionView[]
+  /** How many functions ran, of which the views are some. */
+  readonly ran: number
   readonly calls: CallGraph
   readonly nameOf: (fn: number) => string
 }
@@ -93,7 +95,7 @@ export const countedFunctions = (numbers: ReportNumbers, whole: KernelGraph, fns
   }).filter(({ heat: { blocks, edges } }) => [...blocks, ...edges].some((count) => count !== undefined))
 }
 
-export const functionViews = (numbers: ReportNumbers, live: KernelLiveness, tables: PatchTables, lines: Lines | undefined): FunctionView[] => {
+export const functionViews = (numbers: ReportNumbers, live: KernelLiveness, tables: PatchTables, lines: Lines | undefined): Pick<Inside, 'views' | 'ran'> => {
   const { manifest, served, counts } = numbers
   const { graph: { image } } = live
   const { functions } = image
@@ -111,12 +113,14 @@ export const functionViews = (numbers: ReportNumbers, live: KernelLiveness, tabl
   })
   const lister = new Lister()
   try {
-    return byCount(total).slice(0, MOST_FUNCTIONS).filter((fn) => total[fn]! > 0n).map((fn): FunctionView => {
+    const ran = byCount(total).filter((fn) => total[fn]! > 0n)
+    const views = ran.slice(0, MOST_FUNCTIONS).map((fn): FunctionView => {
       const graph = cutFunction(live.graph, fn)
       const { liveIn } = livenessOf(live, graph)
       const heat = heatOf(graph, blockAt, edgeAt)
       return { fn, name: functions.nameOf(fn), total: total[fn]!, graph, heat, blocks: blocksOf(image, graph, liveIn, numbers, tables, lines, lister) }
     }).filter(({ graph }) => graph.insns.count <= MOST_INSNS)
+    return { views, ran: ran.length }
   } finally {
     lister.free()
   }
