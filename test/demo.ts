@@ -3,7 +3,7 @@
 // that was made on the way, fit to be looked at with `kerninst show`, `verify` and `report`.
 
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join, relative } from 'node:path'
+import { basename, join, relative } from 'node:path'
 import { ROOT, buildInjector, buildModule, kernel, keygen, must, mustKerninst, program } from './guest/artefacts.js'
 import { runGuest } from './guest/guest.js'
 
@@ -31,8 +31,11 @@ const SCRIPT = `
 insmod /kerninst.ko || exit 1
 echo '$ kerninst-inject apply bundle'
 kerninst-inject apply /bundle || exit 2
+echo '$ kerninst-inject dump -o dump --every 1s &'
+kerninst-inject dump -o /out/dump --every 1s & series=$!
 echo '$ workload ${ROUNDS}'
 workload ${ROUNDS} || exit 3
+kill $series; wait $series
 echo '$ kerninst-inject dump -o dump'
 kerninst-inject dump -o /out/dump || exit 4
 echo '$ kerninst-inject remove'
@@ -73,22 +76,22 @@ const result = await runGuest({
   },
 })
 writeFileSync(join(folder, 'console.txt'), result.console)
-const dumped = result.files.get('dump')
-if (result.exit !== 0 || !dumped) throw new Error(`the guest's script ended with ${result.exit}`)
-writeFileSync(dump, dumped)
+if (result.exit !== 0 || !result.files.has('dump')) throw new Error(`the guest's script ended with ${result.exit}`)
+const dumps = [...result.files.keys()].filter(name => /^dump(\.\d+)?$/.test(name)).map(name => join(folder, name))
+for (const path of dumps) writeFileSync(path, result.files.get(basename(path))!)
 process.stderr.write(`  ${dim(`${result.seconds.toFixed(1)} s in the guest`)}\n`)
 
 const report = join(folder, 'report.txt')
 await step('report', () => {
-  mustKerninst('report', dump, '--bundle', bundle, '-o', report)
+  mustKerninst('report', ...dumps, '--bundle', bundle, '-o', report)
 }, () => short(report))
 const page = join(folder, 'report.html')
 await step('page', () => {
-  mustKerninst('report', dump, '--bundle', bundle, '--format', 'html', '--vmlinux', target.vmlinux, '-o', page)
+  mustKerninst('report', ...dumps, '--bundle', bundle, '--format', 'html', '--vmlinux', target.vmlinux, '-o', page)
 }, () => short(page))
 process.stderr.write('\n')
 process.stdout.write(readFileSync(report, 'utf8'))
 process.stderr.write(`\n${bold('Look further')} (all files are in ${short(folder)}/)\n` +
   `  node dist/cli.js show ${short(bundle)}\n` +
-  `  node dist/cli.js report ${short(dump)} --bundle ${short(bundle)} --format json\n` +
+  `  node dist/cli.js report ${short(dump)}* --bundle ${short(bundle)} --format json\n` +
   `\nThe report as a page: ${page}\n`)
