@@ -31,8 +31,8 @@ const SCRIPT = `
 insmod /kerninst.ko || exit 1
 echo '$ kerninst-inject apply bundle'
 kerninst-inject apply /bundle || exit 2
-echo '$ kerninst-inject dump -o dump --every 1s &'
-kerninst-inject dump -o /out/dump --every 1s & series=$!
+echo '$ kerninst-inject dump -o dump --every 200ms &'
+kerninst-inject dump -o /out/dump --every 200ms & series=$!
 echo '$ workload ${ROUNDS}'
 workload ${ROUNDS} || exit 3
 kill $series; wait $series
