@@ -9,7 +9,7 @@ import { STYLE } from './pagestyle.js'
 import { grouped } from './printable.js'
 
 /** So many rows of a table; a browser has them at once, and people have not read more. */
-export const MOST_ROWS = 2000
+export const MOST_ROWS = 1000
 
 /**
  * Bytes of markup of a table or list, so that a page stays below 25 MB however long names are. The points', whose rows have pictures, all

@@ -58,7 +58,7 @@ export interface Inside {
 }
 
 /** So many functions are shown in full, and so many instructions of one. */
-const MOST_FUNCTIONS = 30
+const MOST_FUNCTIONS = 20
 const MOST_INSNS = 3000
 
 const leavesText = (end: number): string => [
