@@ -5,7 +5,7 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, normalize } from 'node:path'
 import t from 'tap'
 import { EXIT, KerninstError } from '../src/error.js'
 import { readDeclarations, type Declarations } from '../src/image/declarations.js'
@@ -34,12 +34,12 @@ const theirs = (path: string, addresses: readonly bigint[]): string[] => {
   })
 }
 
-/** Address -> file, of functions that have these names and their code in one piece. */
+/** Address -> file, without the detours that compilers write, of functions that have these names and their code in one piece. */
 const filesOf = (path: string, names: readonly string[]): Map<bigint, string> => {
   const text = execFileSync('llvm-dwarfdump', [...names.map((name) => `--name=${name}`), path], { encoding: 'utf8', maxBuffer: 1 << 28 })
   return new Map(text.split(/\n\n/).flatMap((entry): [bigint, string][] => {
     const [file, low] = [/DW_AT_decl_file\s+\("(.*)"\)/, /DW_AT_low_pc\s+\((0x[0-9a-f]+)\)/].map((one) => one.exec(entry)?.[1])
-    return /DW_TAG_subprogram/.test(entry) && file !== undefined && low !== undefined ? [[BigInt(low), file]] : []
+    return /DW_TAG_subprogram/.test(entry) && file !== undefined && low !== undefined ? [[BigInt(low), normalize(file)]] : []
   }))
 }
 
