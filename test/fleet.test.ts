@@ -162,7 +162,7 @@ t.test('one run at several times', (t) => {
   t.match(text, /^series   5 dumps/m)
   const [high] = all.points.filter(({ aggregate }) => aggregate === '').sort((a, b) => Number(b.count) - Number(a.count))
   const rates = high!.overTime!.map((count, i) => Number(count) / [2, 1, 4, 2, 1][i]!)
-  const heights = rates.map((rate) => (rate === 0 ? ' ' : '▁▂▃▄▅▆▇█'[Math.ceil((8 * rate) / Math.max(...rates)) - 1]))
+  const heights = rates.map((rate) => (rate <= 0 ? ' ' : '▁▂▃▄▅▆▇█'[Math.ceil((rate / Math.max(...rates)) * 8) - 1]))
   t.ok(text.includes(heights.join('').trimEnd()), `a row's picture is '${heights.join('')}'`)
   const [titles, ...rows] = shown('csv').trimEnd().split('\r\n').map((line) => line.split(','))
   t.equal(titles!.filter((title) => /^until [0-9]+$/.test(title)).length, 5)
