@@ -21,6 +21,9 @@ export const EXIT = {
 
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT]
 
+/** What moves a cursor, ends a line, turns text round or is not to be seen: Unicode's category "other" and its separators of lines. */
+export const UNSAFE = /[\p{C}\p{Zl}\p{Zp}]/gu
+
 export class KerninstError extends Error {
   override readonly name = 'KerninstError'
   readonly exit: ExitCode
@@ -28,7 +31,7 @@ export class KerninstError extends Error {
   /** @param message one line: what is wrong, where, and what to do about it; names in it may come from damaged files,
    *  so whatever would move a cursor or turn text round is replaced */
   constructor(exit: ExitCode, message: string) {
-    super(message.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '?'))
+    super(message.replace(UNSAFE, '?'))
     this.exit = exit
   }
 }

@@ -4,16 +4,16 @@
 import type { KeyObject } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import { writeBundle } from './bundle/bundle.js'
-import { buildGraph } from './cfg/graph.js'
+import { buildGraph, type KernelGraph } from './cfg/graph.js'
 import { SecondDecoder } from './code/second.js'
-import { readDeclarations } from './image/declarations.js'
+import { readDeclarations, type Declarations } from './image/declarations.js'
 import { loadImage, type Image, type ImageOptions } from './image/image.js'
 import { hasLines, readLines, type Lines } from './image/lines.js'
-import { NONE, toAddress } from './image/rva.js'
+import { NONE } from './image/rva.js'
 import { checkClaims } from './liveness/check.js'
 import type { Verdict } from './liveness/claims.js'
 import { claimsOf, solveLiveness } from './liveness/live.js'
-import { resolvePoints } from './probe/points.js'
+import { functionAt, resolvePoints } from './probe/points.js'
 import { readRequests, type ProgramText } from './probe/requests.js'
 import { findTaskLayout } from './probe/task.js'
 import { checkPlan } from './splice/check.js'
@@ -27,6 +27,7 @@ import { analyze, type Analysis } from './report/analysis.js'
 import { callGraphOf, type CallGraph } from './report/callgraph.js'
 import { coverageOf, type FileCoverage } from './report/coverage.js'
 import type { ReportNumbers } from './report/numbers.js'
+import { blockRuns } from './report/runs.js'
 import { samplesOf, type Samples } from './report/sampleprofile.js'
 import { countedFunctions, functionViews, type CountedFunction, type Inside } from './report/views.js'
 import { EXIT, KerninstError } from './error.js'
@@ -79,10 +80,13 @@ export const identify = (image: Image): TargetIdentity => {
   }
 }
 
+interface Stopwatch {
+  readonly seconds: Record<string, number> // stage -> seconds
+  readonly stage: <T>(name: string, run: () => T) => Promise<T>
+}
+
 /** Runs stages one after the other, each announced and its seconds kept. Between two of them signals are heard. */
-const stopwatch = (
-  progress: (stage: string) => void,
-): { seconds: Record<string, number>; stage: <T>(name: string, run: () => T) => Promise<T> } => {
+const stopwatch = (progress: (stage: string) => void): Stopwatch => {
   const seconds: Record<string, number> = {}
   return {
     seconds,
@@ -182,7 +186,7 @@ export const lookInside = async (
   const graph = await stage('control flow', () => buildGraph(image))
   const live = await stage('liveness', () => solveLiveness(graph))
   return stage('functions', () => ({
-    ...functionViews(numbers, live, tables, lines), calls: callGraphOf(numbers, graph), nameOf: (fn) => image.functions.nameOf(fn),
+    ...functionViews(numbers, live, tables, lines), calls: callGraphOf(blockRuns(numbers, graph), graph), nameOf: (fn) => image.functions.nameOf(fn),
   }))
 }
 
@@ -212,7 +216,17 @@ export const callsSeen = async (
   const image = await stage('image', () => imageOf(numbers, path))
   const lines = withLines ? await stage('source lines', () => linesIn(path, image)) : undefined
   const graph = await stage('control flow', () => buildGraph(image))
-  return { image, lines, calls: await stage('calls', () => callGraphOf(numbers, graph)) }
+  return { image, lines, calls: await stage('calls', () => callGraphOf(blockRuns(numbers, graph), graph)) }
+}
+
+/** The graph of an image with debug information, and what that says of its sources. */
+const sourcesOf = async (
+  numbers: ReportNumbers, path: string, stage: Stopwatch['stage'],
+): Promise<{ graph: KernelGraph; lines: Lines; declarations: Declarations }> => {
+  const image = await stage('image', () => imageOf(numbers, path))
+  const lines = await stage('source lines', () => readLines(path, image.base, image.imageBytes))
+  const declarations = await stage('declarations', () => readDeclarations(path, image.base, lines))
+  return { lines, declarations, graph: await stage('control flow', () => buildGraph(image)) }
 }
 
 /** Coverage of source lines, of a report and the image that its bundle was planned for. */
@@ -220,10 +234,7 @@ export const coverLines = async (
   numbers: ReportNumbers, path: string, progress: (stage: string) => void,
 ): Promise<FileCoverage[]> => {
   const { stage } = stopwatch(progress)
-  const image = await stage('image', () => imageOf(numbers, path))
-  const lines = await stage('source lines', () => readLines(path, image.base, image.imageBytes))
-  const declarations = await stage('declarations', () => readDeclarations(path, image.base, lines))
-  const graph = await stage('control flow', () => buildGraph(image))
+  const { graph, lines, declarations } = await sourcesOf(numbers, path, stage)
   return stage('coverage', () => coverageOf(numbers, graph, lines, declarations))
 }
 
@@ -232,10 +243,7 @@ export const sampleFunctions = async (
   numbers: ReportNumbers, path: string, progress: (stage: string) => void,
 ): Promise<Samples> => {
   const { stage } = stopwatch(progress)
-  const image = await stage('image', () => imageOf(numbers, path))
-  const lines = await stage('source lines', () => readLines(path, image.base, image.imageBytes))
-  const declarations = await stage('declarations', () => readDeclarations(path, image.base, lines))
-  const graph = await stage('control flow', () => buildGraph(image))
+  const { graph, lines, declarations } = await sourcesOf(numbers, path, stage)
   return stage('samples', () => samplesOf(numbers, graph, lines, declarations))
 }
 
@@ -243,7 +251,8 @@ export const sampleFunctions = async (
 const functionsMeant = (image: Image, wanted: string): number[] => {
   const [, name, address] = /^(.+)@(0x[0-9a-f]{1,16})$/.exec(wanted) ?? []
   if (name === undefined) return image.functions.functionsNamed(wanted)
-  return image.functions.functionsNamed(name).filter((f) => toAddress(image.base, image.functions.start[f]!) === BigInt(address!))
+  const fn = functionAt(image, name, address!)
+  return fn === undefined ? [] : [fn]
 }
 
 /**

@@ -2,7 +2,7 @@
 // of small programs in each version of DWARF, by two compilers, with clones and cold parts; and debug information that is damaged,
 // which gives declarations or one clear error.
 
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, normalize } from 'node:path'
@@ -14,6 +14,7 @@ import { loadImage } from '../src/image/image.js'
 import { readLines } from '../src/image/lines.js'
 import { kernel } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
+import { framesAt } from './symbolizer.js'
 
 const FUNCTIONS = 1500
 const NAMES = 100
@@ -24,15 +25,10 @@ const scratch = mkdtempSync(join(tmpdir(), 'kerninst-declarations-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 
 /** 'name:12' of the functions that have code at these addresses; '' where nothing is known. */
-const theirs = (path: string, addresses: readonly bigint[]): string[] => {
-  const { stdout } = spawnSync('llvm-symbolizer', [`--obj=${path}`, '--output-style=JSON', '--functions=short'],
-    { input: addresses.map((one) => `0x${one.toString(16)}\n`).join(''), encoding: 'utf8', maxBuffer: 1 << 28 })
-  return stdout.trim().split('\n').map((line) => {
-    const { Symbol: frames } = JSON.parse(line) as { Symbol: { FunctionName: string; StartLine: number }[] }
-    const outermost = frames.at(-1)
-    return outermost === undefined || outermost.StartLine === 0 ? '' : `${outermost.FunctionName}:${outermost.StartLine}`
-  })
-}
+const theirs = (path: string, addresses: readonly bigint[]): string[] => framesAt(path, addresses, '--functions=short').map((frames) => {
+  const outermost = frames.at(-1)
+  return outermost === undefined || outermost.StartLine === 0 ? '' : `${outermost.FunctionName}:${outermost.StartLine}`
+})
 
 /** Address -> file, without the detours that compilers write, of functions that have these names and their code in one piece. */
 const filesOf = (path: string, names: readonly string[]): Map<bigint, string> => {

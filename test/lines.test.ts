@@ -1,7 +1,7 @@
 // Source lines against llvm-symbolizer: random addresses of whole kernels, and every address of small programs in each
 // version of DWARF; and line tables that are damaged, which give lines or one clear error.
 
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -13,6 +13,7 @@ import { readLines, type Lines } from '../src/image/lines.js'
 import { NONE } from '../src/image/rva.js'
 import { kernel } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
+import { framesAt } from './symbolizer.js'
 
 const ADDRESSES = 1500
 const DAMAGES = 3000
@@ -22,14 +23,8 @@ const scratch = mkdtempSync(join(tmpdir(), 'kerninst-lines-'))
 process.on('exit', () => rmSync(scratch, { recursive: true, force: true }))
 
 /** 'file.c:12', with as much of the path as both tell; '' where there is no line. */
-const theirs = (path: string, addresses: readonly bigint[]): string[] => {
-  const { stdout } = spawnSync('llvm-symbolizer', [`--obj=${path}`, '--output-style=JSON', '--no-inlines'],
-    { input: addresses.map((one) => `0x${one.toString(16)}\n`).join(''), encoding: 'utf8', maxBuffer: 1 << 28 })
-  return stdout.trim().split('\n').map((line) => {
-    const { Symbol: [symbol] } = JSON.parse(line) as { Symbol: { FileName: string; Line: number }[] }
-    return symbol === undefined || symbol.Line === 0 ? '' : `${symbol.FileName.split('/').at(-1)!}:${symbol.Line}`
-  })
-}
+const theirs = (path: string, addresses: readonly bigint[]): string[] => framesAt(path, addresses, '--no-inlines').map(([symbol]) =>
+  (symbol === undefined || symbol.Line === 0 ? '' : `${symbol.FileName.split('/').at(-1)!}:${symbol.Line}`))
 
 const ours = (lines: Lines, rva: number): string => {
   const row = lines.rowAt(rva)

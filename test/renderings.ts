@@ -24,6 +24,7 @@ import { reportHtml } from '../src/report/page.js'
 import { reportPprof } from '../src/report/pprof.js'
 import { gathered } from '../src/report/printable.js'
 import { reportSampleProfile, samplesOf } from '../src/report/sampleprofile.js'
+import { blockRuns } from '../src/report/runs.js'
 import { reportFolded, reportSpeedscope } from '../src/report/stacks.js'
 import { reportText } from '../src/report/text.js'
 import { countedFunctions, functionViews, type Inside } from '../src/report/views.js'
@@ -144,7 +145,7 @@ const renderings = (numbers: ReportNumbers, before: ReportNumbers | undefined, k
   if (known === undefined) return all
   const { live, lines, declarations, tables, functions } = known
   const { graph, graph: { image } } = live
-  const calls = callGraphOf(numbers, graph)
+  const calls = callGraphOf(blockRuns(numbers, graph), graph)
   const inside = (): Inside => ({ ...functionViews(numbers, live, tables, lines), calls, nameOf: (fn) => image.functions.nameOf(fn) })
   all.push(
     ['html, functions', () => reportHtml(numbers, inside()), htmlProblem],

@@ -2,7 +2,7 @@
 // instruction, with the counts of the JSON report; llvm-profdata reads and merges it with equal numbers; and clang, which optimizes
 // by it, gives a branch on the lines of such a function the weights that these lines have.
 
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -15,6 +15,7 @@ import { reportSampleProfile } from '../src/report/sampleprofile.js'
 import { drawnDump } from './dumpfile.js'
 import { kernel, keygen, kerninst, plan } from './guest/artefacts.js'
 import { lottery, seed, seedNote } from './lottery.js'
+import { framesAt } from './symbolizer.js'
 
 const FUNCTIONS = ['vfs_read', 'vfs_write', 'do_sys_openat2', 'tcp_sendmsg_locked', 'rw_verify_area', 'path_openat', 'do_iter_readv_writev', 'vfs_fallocate', 'schedule']
 
@@ -95,12 +96,6 @@ const plain = ({ total, entries, lines: ofLines, calls }: Read): object => ({
 const { stderr } = report('sample-profile', '-o', profile)
 const got = parsed(readFileSync(profile, 'utf8'))
 
-interface Frame {
-  readonly FileName: string
-  readonly Line: number
-  readonly StartLine: number
-}
-
 t.test('lines', (t) => {
   t.comment(seedNote)
   const symbols = execFileSync('nm', [target.vmlinux], { encoding: 'utf8', maxBuffer: 1 << 28 }).split('\n').map((line) => line.split(' '))
@@ -118,9 +113,7 @@ t.test('lines', (t) => {
       const text = execFileSync('objdump', ['-d', '--no-show-raw-insn', `--disassemble=${part}`, target.vmlinux], { encoding: 'utf8', maxBuffer: 1 << 28 })
       const insns = [...text.matchAll(/^(ffffffff[0-9a-f]{8}):\t(?:.*\bcall +ffffffff[0-9a-f]{8} <([^>+]+)>)?/gm)]
         .map(([, where, callee]) => ({ at: BigInt(`0x${where!}`), callee }))
-      const { stdout } = spawnSync('llvm-symbolizer', [`--obj=${target.vmlinux}`, '--output-style=JSON'],
-        { input: insns.map((one) => `0x${one.at.toString(16)}\n`).join(''), encoding: 'utf8', maxBuffer: 1 << 28 })
-      const frames = stdout.trim().split('\n').map((line) => (JSON.parse(line) as { Symbol: Frame[] }).Symbol)
+      const frames = framesAt(target.vmlinux, insns.map((one) => one.at))
       const own = new Map<number, bigint>()
       for (const [i, one] of insns.entries()) {
         const [inner] = frames[i]!

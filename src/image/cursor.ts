@@ -82,6 +82,26 @@ export class Cursor {
     while (this.u8() !== 0);
   }
 
+  /**
+   * Reads a section that is a row of units (7.4), each within its own end.
+   * @param read is told where the unit starts and whether its offsets have 64 bits; the cursor is behind its length
+   */
+  eachUnit(read: (start: number, wide: boolean) => void): void {
+    const all = this.end
+    while (this.at < all) {
+      this.end = all
+      const start = this.at
+      let length = this.u32()
+      const wide = length === 0xffff_ffff
+      if (wide) length = this.u64()
+      const end = this.at + length
+      if (end > all) throw new RangeError('cut off')
+      this.end = end
+      read(start, wide)
+      this.at = end
+    }
+  }
+
   text(): string {
     const start = this.at
     this.skipText()

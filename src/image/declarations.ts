@@ -6,7 +6,7 @@
 
 import { EXIT, KerninstError } from '../error.js'
 import { Cursor, textAt } from './cursor.js'
-import { openElf, type Elf } from './elf.js'
+import { openElf, optionalSection, type Elf } from './elf.js'
 import type { Lines } from './lines.js'
 import { NONE, type Rva } from './rva.js'
 
@@ -116,36 +116,24 @@ class DeclarationReader {
   readonly #files: Lines['units']
 
   constructor(elf: Elf, base: bigint, files: Lines['units']) {
-    const optional = (name: string): Uint8Array => (elf.section(name) === undefined ? new Uint8Array(0) : elf.readSection(name))
     this.#info = new Cursor(elf.readSection('.debug_info'))
     this.#abbreviations = elf.readSection('.debug_abbrev')
-    this.#strings = optional('.debug_str')
-    this.#lineStrings = optional('.debug_line_str')
-    this.#stringOffsets = optional('.debug_str_offsets')
-    this.#addresses = optional('.debug_addr')
-    this.#rangeLists = optional('.debug_rnglists')
-    this.#oldRanges = optional('.debug_ranges')
+    this.#strings = optionalSection(elf, '.debug_str')
+    this.#lineStrings = optionalSection(elf, '.debug_line_str')
+    this.#stringOffsets = optionalSection(elf, '.debug_str_offsets')
+    this.#addresses = optionalSection(elf, '.debug_addr')
+    this.#rangeLists = optionalSection(elf, '.debug_rnglists')
+    this.#oldRanges = optionalSection(elf, '.debug_ranges')
     this.#base = base
     this.#files = files
   }
 
   /** @throws RangeError where a unit says more than is there */
   read(): void {
-    const info: Cursor = this.#info
-    const all = info.end
-    while (info.at < all) {
-      info.end = all
-      const start = info.at
-      let length = info.u32()
-      const wide = length === 0xffff_ffff
-      if (wide) length = info.u64()
-      const end = info.at + length
-      if (end > all) throw new RangeError('cut off')
-      info.end = end
+    this.#info.eachUnit((start, wide) => {
       const unit = this.#unit(start, wide)
-      if (unit !== undefined) this.#entries(unit, end)
-      info.at = end
-    }
+      if (unit !== undefined) this.#entries(unit)
+    })
   }
 
   #unit(start: number, wide: boolean): Unit | undefined {
@@ -187,8 +175,9 @@ class DeclarationReader {
     return shapes
   }
 
-  #entries(unit: Unit, end: number): void {
+  #entries(unit: Unit): void {
     const info: Cursor = this.#info
+    const { end } = info
     let depth = 0
     let first = true
     while (info.at < end) {

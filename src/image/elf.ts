@@ -58,6 +58,9 @@ export interface Elf {
   close(): void
 }
 
+/** The bytes of a section that a file need not have: none where it is not there. */
+export const optionalSection = (elf: Elf, name: string): Uint8Array => (elf.section(name) === undefined ? new Uint8Array(0) : elf.readSection(name))
+
 const MACHINES: Readonly<Record<number, string>> = {
   3: 'i386', 8: 'MIPS', 20: 'PowerPC', 21: '64-bit PowerPC', 22: 's390', 40: 'ARM', 183: 'AArch64', 243: 'RISC-V',
   258: 'LoongArch',

@@ -7,7 +7,7 @@
 
 import { EXIT, KerninstError } from '../error.js'
 import { Cursor, textAt } from './cursor.js'
-import { openElf, readHead, SHF, type Elf } from './elf.js'
+import { openElf, optionalSection, readHead, SHF, type Elf } from './elf.js'
 import { NONE, type Rva } from './rva.js'
 import { lowerBound } from './search.js'
 import { isVmlinuz, VMLINUZ_HEAD_BYTES } from './vmlinuz.js'
@@ -108,30 +108,16 @@ class LineReader {
   readonly #baseHigh: number
 
   constructor(elf: Elf, base: bigint) {
-    const optional = (name: string): Uint8Array => (elf.section(name) === undefined ? new Uint8Array(0) : elf.readSection(name))
     this.#lines = new Cursor(elf.readSection('.debug_line'))
-    this.#texts = optional('.debug_line_str')
-    this.#strings = optional('.debug_str')
+    this.#texts = optionalSection(elf, '.debug_line_str')
+    this.#strings = optionalSection(elf, '.debug_str')
     this.#baseLow = Number(base & 0xffff_ffffn)
     this.#baseHigh = Number(base >> 32n)
   }
 
   /** @throws RangeError where a unit says more than is there */
   read(): void {
-    const lines: Cursor = this.#lines
-    const all = lines.end
-    while (lines.at < all) {
-      lines.end = all
-      const start = lines.at
-      let length = lines.u32()
-      const wide = length === 0xffff_ffff
-      if (wide) length = lines.u64()
-      const end = lines.at + length
-      if (end > all) throw new RangeError('cut off')
-      lines.end = end
-      this.#unit(start, wide)
-      lines.at = end
-    }
+    this.#lines.eachUnit((start, wide) => this.#unit(start, wide))
   }
 
   /** A table of folders or files of version 5: path and folder of each. */

@@ -46,6 +46,10 @@ export const uniqueName = (image: Image, f: number): string => {
   return image.functions.functionsNamed(name).length > 1 ? `${name}@${hex(toAddress(image.base, image.functions.start[f]!))}` : name
 }
 
+/** The function that a name with its address means, as uniqueName writes them. */
+export const functionAt = (image: Image, name: string, address: string): number | undefined =>
+  image.functions.functionsNamed(name).find((f) => toAddress(image.base, image.functions.start[f]!) === BigInt(address))
+
 const fullName = ({ kind, offset }: Request, name: string): string => `${kind}:${name}${kind === 'insn' ? '+' + hex(offset) : ''}`
 
 /**
@@ -88,7 +92,7 @@ export const resolvePoints = (image: Image, requests: readonly Request[]): Point
     const [name, address] = wanted.split('@')
     const found = image.functions.functionsNamed(name!)
     if (address !== undefined && found.length > 0) {
-      const fn = found.find((f) => toAddress(image.base, image.functions.start[f]!) === BigInt(address))
+      const fn = functionAt(image, name!, address)
       if (fn === undefined) return fail(`${image.path} has no function '${name}' at ${address}`)
       add(request, fn, uniqueName(image, fn))
       continue

@@ -3,6 +3,7 @@
 import type { AggregateNumbers, Bucket, KeyNumbers } from './aggregates.js'
 import { bar, sparkline } from './chart.js'
 import { el, type Content, type Markup } from './html.js'
+import { greatest } from './order.js'
 import { factList, MOST_ROWS, moreNote, table, type Cell } from './pageframe.js'
 import { grouped } from './printable.js'
 import { MOST_STEPS, ratesOf, valuesOf, type SeriesNumbers } from './series.js'
@@ -14,7 +15,7 @@ const MOST_KEYS = 64
 const histogram = (
   id: string, one: AggregateNumbers, caption: string, buckets: readonly Bucket[], overTime: ((bucket: Bucket) => Markup) | undefined,
 ): Content => {
-  const most = buckets.reduce((best, { count }) => (count > best ? count : best), 1n)
+  const most = greatest(buckets.map(({ count }) => count))
   const text = boundText(one)
   return el('div', { class: 'scroll' }, el('table', { id }, el('caption', {}, caption),
     el('thead', {}, el('tr', {}, ['Values', 'How many', 'Share', ...(overTime ? ['Over time'] : [])].map((title, i) => el('th', { scope: 'col', class: i === 1 ? 'number' : undefined }, title)))),

@@ -1,12 +1,12 @@
-// Who called whom, and how often. In: the numbers of a report, the kernel's graph. Out: calls, by the counts of the blocks that end in
+// Who called whom, and how often. In: how often blocks ran, the kernel's graph. Out: calls, by the counts of the blocks that end in
 // them, each by itself and added up between functions; and how often functions were entered by callers that are not known.
 // Left out: calls through pointers, whose targets are not known; and calls in blocks that are not counted.
 
 import type { KernelGraph } from '../cfg/graph.js'
 import { FLOW } from '../code/instructions.js'
 import { NONE, type Rva } from '../image/rva.js'
-import type { ReportNumbers } from './numbers.js'
-import { addTo, blockRuns } from './runs.js'
+import { falling } from './order.js'
+import { addTo, entriesOf } from './runs.js'
 
 export interface Calls {
   readonly caller: number // function
@@ -28,11 +28,11 @@ export interface CallGraph {
   readonly entered: ReadonlyMap<number, bigint>
 }
 
-const byFalling = ({ count: a }: Calls, { count: b }: Calls): number => (a < b ? 1 : a > b ? -1 : 0)
+const byFalling = ({ count: a }: Calls, { count: b }: Calls): number => falling(a, b)
 
-export const callGraphOf = (numbers: ReportNumbers, graph: KernelGraph): CallGraph => {
-  const { insns, blockFirst, blockOf, callee, index, image: { functions, tables } } = graph
-  const ran = blockRuns(numbers, graph)
+/** @param ran by blockRuns */
+export const callGraphOf = (ran: ReadonlyMap<number, bigint>, graph: KernelGraph): CallGraph => {
+  const { insns, blockFirst, callee, image: { functions, tables } } = graph
   const traced = new Set(tables.ftrace)
   const sites: CallSite[] = []
   const counts = new Map<string, { caller: number; callee: number; count: bigint }>()
@@ -52,8 +52,7 @@ export const callGraphOf = (numbers: ReportNumbers, graph: KernelGraph): CallGra
   }
   const entered = new Map<number, bigint>()
   for (let fn = 0; fn < functions.count; fn++) {
-    const insn = index.at(functions.start[fn]!)
-    const count = insn === NONE ? undefined : ran.get(blockOf[insn]!)
+    const count = entriesOf(ran, graph, fn)
     if (count === undefined) continue
     const rest = count - (known.get(fn) ?? 0n)
     if (rest > 0n) entered.set(fn, rest)

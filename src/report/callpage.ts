@@ -5,8 +5,9 @@ import type { Calls } from './callgraph.js'
 import { bar } from './chart.js'
 import { drawn } from './drawing.js'
 import { el, type Content } from './html.js'
-import { MOST_ROWS, table, type Cell } from './pageframe.js'
-import { grouped } from './printable.js'
+import { falling } from './order.js'
+import { countCell, MOST_ROWS, table, type Cell } from './pageframe.js'
+import { addTo } from './runs.js'
 import type { Inside } from './views.js'
 
 /** So many calls are drawn; more make no picture that anybody reads. */
@@ -26,7 +27,7 @@ const connected = (calls: readonly Calls[]): Calls[][] => {
 
 const picture = ({ views, calls: { calls, entered }, nameOf }: Inside): Content => {
   const times = new Map(entered) // function -> how often it was entered, as far as is known
-  for (const { callee, count } of calls) times.set(callee, (times.get(callee) ?? 0n) + count)
+  addTo(times, calls.map(({ callee, count }) => [callee, count]))
   const shown = calls.slice(0, MOST_CALLS)
   const pictures = connected(shown).map((group) => {
     const nodes = [...new Set(group.flatMap(({ caller, callee }) => [caller, callee]))]
@@ -51,7 +52,7 @@ export const callRows = (inside: Inside): Content => {
   const all = [
     ...calls.map(({ caller, callee, count }) => ({ from: nameOf(caller), to: nameOf(callee), count })),
     ...[...entered].map(([fn, count]) => ({ from: 'not known', to: nameOf(fn), count })),
-  ].sort((a, b) => (a.count < b.count ? 1 : a.count > b.count ? -1 : 0))
+  ].sort((a, b) => falling(a.count, b.count))
   const shown = all.slice(0, MOST_ROWS)
   const most = shown[0]!.count
   return [
@@ -60,7 +61,7 @@ export const callRows = (inside: Inside): Content => {
     table('calls-table', 'Who called whom, the most frequent calls first', [
       { title: 'Calls', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Caller' }, { title: 'Callee' },
     ], shown.map(({ from, to, count }): Cell[] => [
-      { content: grouped(count), value: count }, { content: bar(count, most) }, { content: from, name: true }, { content: to, name: true },
+      countCell(count), { content: bar(count, most) }, { content: from, name: true }, { content: to, name: true },
     ]), all.length - shown.length),
   ]
 }

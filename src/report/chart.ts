@@ -1,6 +1,7 @@
 // Pictures of numbers, as SVG without text: what they show stands beside them as text. In: counts. Out: markup.
 
 import { el, type Markup } from './html.js'
+import { greatest } from './order.js'
 import { grouped, rateText } from './printable.js'
 
 const BAR_WIDTH = 120
@@ -32,7 +33,7 @@ const together = (counts: readonly bigint[], each: number): bigint[] =>
 export const spread = (all: readonly bigint[], by: string): Markup => {
   const each = Math.ceil(all.length / MOST_BARS)
   const counts = each > 1 ? together(all, each) : all
-  const most = counts.reduce((best, count) => (count > best ? count : best), 0n)
+  const most = greatest(counts)
   const [width, gap] = counts.length > WIDE_CPUS ? [1, 0] : [CPU_WIDTH, CPU_GAP]
   const whole = counts.length * (width + gap)
   return el('svg', {

@@ -11,7 +11,7 @@ import type { Declarations } from '../image/declarations.js'
 import { NONE, type Rva } from '../image/rva.js'
 import { isLine, type Lines } from '../image/lines.js'
 import type { ReportNumbers } from './numbers.js'
-import { addTo, atLeast, blockRuns } from './runs.js'
+import { addTo, atLeast, blockRuns, entriesOf } from './runs.js'
 
 export interface FunctionCoverage {
   readonly name: string
@@ -65,7 +65,7 @@ export function* linesByFunction(ran: ReadonlyMap<number, bigint>, graph: Kernel
 }
 
 export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lines, declarations: Declarations): FileCoverage[] => {
-  const { blockOf, index, image: { functions } } = graph
+  const { functions } = graph.image
   const ran = blockRuns(numbers, graph)
   const whole = new Map<number, bigint>() // key of a line -> count
   for (const { counts } of linesByFunction(ran, graph, lines)) addTo(whole, counts)
@@ -81,8 +81,7 @@ export const coverageOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Li
     fileOf(file).lines.push([line, count])
   }
   for (let fn = 0; fn < functions.count; fn++) {
-    const insn = index.at(functions.start[fn]!)
-    const count = insn === NONE ? undefined : ran.get(blockOf[insn]!)
+    const count = entriesOf(ran, graph, fn)
     const declared = count === undefined ? undefined : declarations.get(functions.start[fn]!)
     if (declared !== undefined) fileOf(declared.file).functions.push({ name: functions.nameOf(fn), line: declared.line, count: count! })
   }

@@ -5,11 +5,9 @@ import { bar } from './chart.js'
 import { CHANGES, factorText, type DiffNumbers } from './diff.js'
 import { el } from './html.js'
 import type { ReportNumbers } from './numbers.js'
-import { headerOf, MOST_ROWS, pageOf, table, type Cell } from './pageframe.js'
-import { grouped, rateText, wallTime } from './printable.js'
-
-/** A rate as a number to sort and draw by. */
-const fixed = (rate: number): bigint => BigInt(Math.round(rate * 1000))
+import { greatest } from './order.js'
+import { fixedRate, headerOf, MOST_ROWS, pageOf, rateCell, table, type Cell } from './pageframe.js'
+import { grouped, wallTime } from './printable.js'
 
 const side = ({ host, hosts, appliedNs, payloadSha256 }: ReportNumbers, seconds: number): string =>
   `${hosts.length > 1 ? `${hosts.length} hosts` : host || 'unknown'}, applied ${wallTime(appliedNs)}, counted for ${seconds.toFixed(1)} s, payload sha256 ${payloadSha256}`
@@ -18,16 +16,16 @@ export const diffHtml = ({ before, after, seconds, rows }: DiffNumbers): Generat
   const tally = CHANGES.map((change) => [change, rows.filter((row) => row.change === change).length] as const).filter(([, count]) => count > 0)
   const changed = rows.filter(({ change }) => change !== 'same')
   const shown = changed.slice(0, MOST_ROWS)
-  const most = shown.reduce((best, { rates }) => rates.reduce((high, rate) => (fixed(rate) > high ? fixed(rate) : high), best), 0n)
+  const most = greatest(shown.flatMap(({ rates }) => rates.map(fixedRate)))
   const cells = shown.map((row): Cell[] => {
     const { point, aggregate, rates: [had, has] } = row
     return [
       { content: `${point}${aggregate === '' ? '' : ` @${aggregate}`}`, name: true },
-      { content: row.before === undefined ? '' : rateText(had), value: fixed(had) },
-      { content: row.after === undefined ? '' : rateText(has), value: fixed(has) },
-      { content: rateText(has - had), value: fixed(has - had) },
+      { ...rateCell(had), ...(row.before === undefined && { content: '' }) },
+      { ...rateCell(has), ...(row.after === undefined && { content: '' }) },
+      rateCell(has - had),
       { content: factorText(row) },
-      { content: [bar(fixed(had), most), bar(fixed(has), most)] },
+      { content: [bar(fixedRate(had), most), bar(fixedRate(has), most)] },
     ]
   })
   const header = headerOf('What changed', `Linux ${before.release || 'unknown'}, two dumps compared by counts a second`, [

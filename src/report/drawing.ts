@@ -4,6 +4,7 @@
 import dagre from '@dagrejs/dagre'
 import { countText, warmth } from './heat.js'
 import { el, type Content } from './html.js'
+import { greatest } from './order.js'
 
 const CHAR = 7.3 // pixels
 const PAD = 10
@@ -49,7 +50,7 @@ export const drawn = (nodes: readonly DrawnNode[], edges: readonly DrawnEdge[], 
     layout.setEdge(`${from}`, `${to}`, label, `${e}`)
   })
   dagre.layout(layout)
-  const most = nodes.reduce<bigint>((best, { count }) => (count !== undefined && count > best ? count : best), 0n)
+  const most = greatest(nodes.map(({ count }) => count))
   const { width = 0, height = 0 } = layout.graph() as { width?: number; height?: number }
   const lines = layout.edges().map((key: { readonly v: string; readonly w: string; readonly name?: string }) => {
     const { from, to, count, labelled } = edges[Number(key.name)]!

@@ -2,6 +2,7 @@
 
 import { bar } from './chart.js'
 import { flowchart, MOST_DRAWN } from './flowchart.js'
+import { mostOf } from './heat.js'
 import { el, type Content, type Markup } from './html.js'
 import { INSIDE_BYTES, some } from './pageframe.js'
 import { grouped } from './printable.js'
@@ -19,7 +20,7 @@ const loopsText = ({ blocks, heat }: FunctionView): Content => {
 const functionDetails = (view: FunctionView, number: number): Markup => {
   const { name, total, blocks, heat } = view
   const id = `f${number}`
-  const most = heat.blocks.reduce<bigint>((best, count) => (count !== undefined && count > best ? count : best), 1n)
+  const most = mostOf(heat)
   const ran = heat.blocks.filter((count) => count !== undefined && count > 0n).length
   const hasLines = blocks.some(({ insns }) => insns.some(({ line }) => line !== ''))
   const titles = ['Address', 'Instruction', 'Live before', 'Splice', ...(hasLines ? ['Source'] : [])]

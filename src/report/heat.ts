@@ -7,6 +7,7 @@
 import type { FunctionGraph } from '../cfg/function.js'
 import { END } from '../cfg/kinds.js'
 import type { Rva } from '../image/rva.js'
+import { greatest } from './order.js'
 import { grouped } from './printable.js'
 
 export interface Heat {
@@ -28,7 +29,7 @@ export interface Loop {
 export const countText = (count: bigint | undefined): string => (count === undefined ? '?' : grouped(count))
 
 /** What ran most of all blocks. */
-export const mostOf = ({ blocks }: Heat): bigint => blocks.reduce<bigint>((best, count) => (count !== undefined && count > best ? count : best), 0n)
+export const mostOf = ({ blocks }: Heat): bigint => greatest(blocks)
 
 /** 0 to 1, evenly by magnitude: what ran once is to be seen beside what ran a million times. */
 export const warmth = (count: bigint | undefined, most: bigint): number =>

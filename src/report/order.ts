@@ -3,9 +3,16 @@
 import type { HostNumbers, ReportNumbers } from './numbers.js'
 import { duration } from './printable.js'
 
+/** Compares, the greater one first. */
+export const falling = (a: bigint, b: bigint): number => (a < b ? 1 : a > b ? -1 : 0)
+
+/** The greatest of some numbers; zero where there is none above it. */
+export const greatest = (values: readonly (bigint | undefined)[]): bigint =>
+  values.reduce<bigint>((best, value) => (value !== undefined && value > best ? value : best), 0n)
+
 /** Indices by falling count, and as in the plan where counts are the same. */
 export const byCount = (counts: readonly bigint[]): number[] =>
-  Array.from(counts.keys()).sort((a, b) => (counts[a]! < counts[b]! ? 1 : counts[a]! > counts[b]! ? -1 : a - b))
+  Array.from(counts.keys()).sort((a, b) => falling(counts[a]!, counts[b]!) || a - b)
 
 type Times = Pick<HostNumbers, 'state' | 'appliedNs' | 'removedNs' | 'dumpedNs' | 'resetNs' | 'snapshotNs'>
 

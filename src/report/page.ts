@@ -9,12 +9,12 @@ import { bar, sparkline, spread } from './chart.js'
 import { insideFunctions } from './functionpage.js'
 import { el, type Content, type Markup } from './html.js'
 import type { HostNumbers, ReportNumbers } from './numbers.js'
-import { byCount, ended, sumsByAsked } from './order.js'
+import { byCount, ended, falling, greatest, sumsByAsked } from './order.js'
 import { outliers, type Outlier } from './outliers.js'
 import {
-  AGGREGATE_BYTES, headerOf, LIST_BYTES, listOf, MOST_ROWS, pageOf, POINT_BYTES, some, table, type Cell, type Column, type Part,
+  AGGREGATE_BYTES, countCell, fixedRate, headerOf, LIST_BYTES, listOf, MOST_ROWS, pageOf, POINT_BYTES, rateCell, some, table, type Cell, type Part,
 } from './pageframe.js'
-import { duration, grouped, rateText, wallTime } from './printable.js'
+import { duration, grouped, wallTime } from './printable.js'
 import { MOST_STEPS, ratesOf, type SeriesNumbers } from './series.js'
 import { keyName, valueText } from './values.js'
 import type { Inside } from './views.js'
@@ -45,7 +45,7 @@ const outlierRows = (numbers: ReportNumbers, all: readonly Outlier[]): Content =
     { title: 'Host' }, { title: 'Point' }, { title: 'A second', number: true }, { title: 'Median', number: true },
   ], shown.map(({ row, host, rate, median }): Cell[] => [
     { content: numbers.columns[host]!, name: true }, { content: numbers.row(row).point, name: true },
-    { content: rateText(rate), value: BigInt(Math.round(rate * 1000)) }, { content: rateText(median), value: BigInt(Math.round(median * 1000)) },
+    rateCell(rate), rateCell(median),
   ]), all.length - shown.length)
 }
 
@@ -79,24 +79,17 @@ const cards = (numbers: ReportNumbers): Markup => {
     ...(numbers.aggregates.length > 0 ? [card(grouped(missed), 'values missed')] : []))
 }
 
-/** A column of what happened over time, where that is known: its title, and a row's picture. */
-const timeColumn = ({ series }: ReportNumbers): { readonly column: Column[]; readonly cells: (counts: () => bigint[]) => Cell[] } => ({
-  column: series === undefined ? [] : [{ title: 'Over time', picture: true }],
-  cells: (counts) => (series === undefined ? [] : [{ content: sparkline(ratesOf(counts(), series.intervals, MOST_STEPS)) }]),
-})
-
 const timeRows = ({ intervals, events }: SeriesNumbers): Content => {
   const counted = events()
   const rates = ratesOf(counted, intervals, intervals.length)
-  const fixed = rates.map((rate) => BigInt(Math.round(rate * 1000)))
-  const most = fixed.reduce((best, rate) => (rate > best ? rate : best), 0n)
+  const most = greatest(rates.map(fixedRate))
   const shown = intervals.slice(0, MOST_ROWS)
   const rows = shown.map(({ fromNs, toNs, afterReset, seconds }, i): Cell[] => [
     { content: `${wallTime(fromNs)}${afterReset ? ', when the counters were zeroed' : ''}`, name: true },
     { content: seconds > 0 ? duration(toNs - fromNs) : 'none', value: toNs - fromNs },
-    { content: grouped(counted[i]!), value: counted[i]! },
-    { content: rateText(rates[i]!), value: fixed[i]! },
-    { content: bar(fixed[i]!, most) },
+    countCell(counted[i]!),
+    rateCell(rates[i]!),
+    { content: bar(fixedRate(rates[i]!), most) },
   ])
   return [
     el('p', {}, `There are ${intervals.length} dumps of this run, so it is known what was counted between them. Tables below and above have a picture of it, counts a second from left to right.`),
@@ -112,20 +105,20 @@ const pointRows = (numbers: ReportNumbers): Content => {
   const most = order.length > 0 ? numbers.counts[order[0]!]! : 0n
   const named = shown.map((index) => numbers.row(index))
   const aggregates = named.some(({ aggregate }) => aggregate !== '')
-  const time = timeColumn(numbers)
+  const { series } = numbers
   const rows = named.map(({ point, aggregate, at, count, perColumn, derived }, i): Cell[] => [
-    { content: grouped(count), value: count },
+    countCell(count),
     { content: bar(count, most) },
     { content: point, name: true },
     ...(aggregates ? [{ content: `@${aggregate}`, name: true }] : []),
     { content: derived ? `${at}, derived` : at, name: true },
     ...(numbers.columns.length > 1 ? [{ content: spread(perColumn, numbers.by === 'cpu' ? 'CPU' : 'host') }] : []),
-    ...time.cells(() => numbers.series!.counts(shown[i]!)),
+    ...(series ? [{ content: sparkline(ratesOf(series.counts(shown[i]!), series.intervals, MOST_STEPS)) }] : []),
   ])
   return table('points', 'Counts by point, highest first', [
     { title: 'Count', number: true, sorted: true }, { title: 'Share', picture: true }, { title: 'Point' }, ...(aggregates ? [{ title: 'Name' }] : []),
     { title: 'Counted at' }, ...(numbers.columns.length > 1 ? [{ title: numbers.by === 'cpu' ? 'By CPU' : 'By host', picture: true }] : []),
-    ...time.column,
+    ...(series ? [{ title: 'Over time', picture: true }] : []),
   ], rows, order.length - shown.length, POINT_BYTES)
 }
 
@@ -135,7 +128,7 @@ const sumRows = (numbers: ReportNumbers): Content => {
   const shown = sums.slice(0, MOST_ROWS)
   const most = shown[0]?.total ?? 0n
   const rows = shown.map(({ asked, total, ran, points }): Cell[] => [
-    { content: grouped(total), value: total },
+    countCell(total),
     { content: bar(total, most) },
     { content: askedName(manifest, asked), name: true },
     { content: `${ran}`, value: BigInt(ran) },
@@ -187,7 +180,7 @@ const programs = (texts: readonly string[]): Content =>
 const timeSums = ({ aggregates }: ReportNumbers): { readonly name: string; readonly unit: Unit; readonly key: string; readonly sum: bigint; readonly count: bigint | undefined }[] =>
   aggregates.filter(({ unit }) => unit !== 'number').flatMap(({ name, unit, keyKind, keys }) =>
     keys.flatMap(({ key, sum, count }) => (sum === undefined ? [] : [{ name, unit, key: keyName(keyKind, key), sum, count }])))
-    .sort((a, b) => (a.sum < b.sum ? 1 : a.sum > b.sum ? -1 : 0))
+    .sort((a, b) => falling(a.sum, b.sum))
 
 const timesTable = (sums: ReturnType<typeof timeSums>): Content => {
   const shown = sums.slice(0, MOST_ROWS)

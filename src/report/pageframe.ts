@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import { client } from './client.js'
 import { el, fitting, markup, verbatim, type Content, type Markup } from './html.js'
 import { STYLE } from './pagestyle.js'
-import { grouped } from './printable.js'
+import { grouped, rateText } from './printable.js'
 
 /** So many rows of a table; a browser has them at once, and people have not read more. */
 export const MOST_ROWS = 1000
@@ -39,6 +39,13 @@ export interface Cell {
   readonly value?: bigint // what a number is sorted by
   readonly name?: boolean
 }
+
+/** A rate as a number to sort and draw by: in thousandths. */
+export const fixedRate = (rate: number): bigint => BigInt(Math.round(rate * 1000))
+
+export const rateCell = (rate: number): Cell => ({ content: rateText(rate), value: fixedRate(rate) })
+
+export const countCell = (count: bigint): Cell => ({ content: grouped(count), value: count })
 
 /** A table that can be sorted and filtered where there are scripts. */
 export const table = (id: string, caption: Content, columns: readonly Column[], rows: readonly (readonly Cell[])[], left = 0, most = LIST_BYTES): Content => {

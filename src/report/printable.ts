@@ -2,7 +2,7 @@
 // changes no colour and reads in one direction. Invariant: no character of Unicode's category "other" (controls,
 // formats, surrogates, unassigned, private use) and no line separator gets through; each becomes an escape.
 
-const UNSAFE = /[\p{C}\p{Zl}\p{Zp}]/gu
+import { UNSAFE } from '../error.js'
 
 /** The text with everything that is not a plain visible character, or a space, as \u{...}. */
 export const printable = (text: string): string =>

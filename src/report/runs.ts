@@ -31,3 +31,9 @@ export const blockRuns = ({ manifest, served, counts }: ReportNumbers, { index, 
   })
   return ran
 }
+
+/** How often a function was entered at its start; undefined: not counted. @param ran by blockRuns */
+export const entriesOf = (ran: ReadonlyMap<number, bigint>, { index, blockOf, image: { functions } }: KernelGraph, fn: number): bigint | undefined => {
+  const insn = index.at(functions.start[fn]!)
+  return insn === NONE ? undefined : ran.get(blockOf[insn]!)
+}

@@ -22,7 +22,7 @@ import { callGraphOf } from './callgraph.js'
 import { linesByFunction, placeOf } from './coverage.js'
 import type { ReportNumbers } from './numbers.js'
 import { printable } from './printable.js'
-import { addTo, blockRuns } from './runs.js'
+import { addTo, blockRuns, entriesOf } from './runs.js'
 
 /** One function of the sources. */
 export interface Sampled {
@@ -88,7 +88,7 @@ const offsetIn = ({ file, line, end }: Source, at: { file: number; line: number 
   (at.file === file && at.line >= line && at.line < end && at.line - line <= MAX_OFFSET ? at.line - line : -1)
 
 export const samplesOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lines, declarations: Declarations): Samples => {
-  const { blockOf, index, image } = graph
+  const { image } = graph
   const { functions } = image
   const ran = blockRuns(numbers, graph)
   const { sources, shared } = sourcesOf(image, declarations)
@@ -111,7 +111,7 @@ export const samplesOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lin
     const [source, own] = found
     addTo(own.lines, [...counts].map(([key, count]) => [offsetIn(source, placeOf(key)), count] as const).filter(([offset]) => offset >= 0))
   }
-  for (const { at, caller, callee, count } of callGraphOf(numbers, graph).sites) {
+  for (const { at, caller, callee, count } of callGraphOf(ran, graph).sites) {
     const found = sampledOf(caller)
     const row = lines.rowAt(at)
     if (found === undefined || !isLine(lines, row)) continue
@@ -124,8 +124,7 @@ export const samplesOf = (numbers: ReportNumbers, graph: KernelGraph, lines: Lin
   }
   for (let fn = 0; fn < functions.count; fn++) {
     const start = functions.start[fn]!
-    const insn = index.at(start)
-    const count = insn === NONE ? undefined : ran.get(blockOf[insn]!)
+    const count = entriesOf(ran, graph, fn)
     if (count === undefined || declarations.get(start)?.entry !== start || PART.test(functions.nameOf(fn))) continue
     const found = sampledOf(fn)
     if (found !== undefined) found[1].entries += count

@@ -61,9 +61,10 @@ const row = (name: string, numbers: PartNumbers, sparks: string, withColumns: bo
 })
 
 /** A picture of a row: over time where that is known, else by CPU or host where those have no columns. */
-const sparkOf = ({ series }: ReportNumbers, index: number, { perColumn }: PartNumbers, withColumns: boolean): string => {
+const sparkOf = (numbers: ReportNumbers, index: number, { perColumn }: PartNumbers, withColumns: boolean): string => {
+  const { series } = numbers
   if (series !== undefined) return spark(ratesOf(series.counts(index), series.intervals, MOST_STEPS))
-  return withColumns || perColumn.length === 1 || perColumn.length > MOST_SPREAD ? '' : spark(perColumn.map(Number))
+  return sparkTitle(numbers, withColumns) === '' ? '' : spark(perColumn.map(Number))
 }
 
 const sparkTitle = ({ series, by, columns }: ReportNumbers, withColumns: boolean): string =>

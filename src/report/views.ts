@@ -104,8 +104,7 @@ export const functionViews = (numbers: ReportNumbers, live: KernelLiveness, tabl
   const total: bigint[] = Array.from({ length: functions.count }, () => 0n)
   served.forEach((p, row) => {
     const [kind, count] = [kindOf(manifest, p), counts[row]!]
-    if (!countsAlways(manifest, p)) return
-    if (kind !== 'block' && kind !== 'edge') return
+    if (!countsAlways(manifest, p) || (kind !== 'block' && kind !== 'edge')) return
     // The function that was asked for: its parts that lie elsewhere are its own.
     const start = manifest.asked.start[points.of[p]!]!
     const fn = start === NONE ? NONE : functions.functionAt(start)
